@@ -1,0 +1,212 @@
+"""The flags: what they mean, what a checkpoint adds to them, and how a wrong one is told."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from mnist_lightning import checkpoints
+from mnist_lightning.callbacks import ConfusionMatrices, FinalScores, ProgressBar
+from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.models import Classifier
+
+LINKED = ("class_names", "mean", "std")
+"""What the model takes from the data, so that a checkpoint alone can rebuild it."""
+TRAINER_DEFAULTS = {"max_epochs": 5, "num_sanity_val_steps": 0, "enable_model_summary": False, "logger": True}
+
+
+class CLI(LightningCLI):
+    """Parses a command's flags and builds model, data and trainer from them.
+
+    Flags win over recipes, recipes over what a checkpoint says, and that over the defaults in the signatures.
+
+    Args:
+        command: `fit`, `validate`, `test` or `predict`.
+        flags: Its flags.
+        callbacks: What else watches the run.
+
+    Attributes:
+        checkpoint: The checkpoint to start from, or None for a `fit` from scratch.
+    """
+
+    checkpoint: checkpoints.Checkpoint | None = None
+
+    def __init__(self, command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+        self.command = command
+        self.callbacks = callbacks
+        super().__init__(
+            Classifier,
+            MNISTDataModule,
+            save_config_callback=SaveConfigCallback if command == "fit" else None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False},
+            subclass_mode_model=True,
+            args=list(flags),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @property
+    def ckpt_path(self) -> Path | None:
+        """The file of the checkpoint to start from."""
+        return self.checkpoint.path if self.checkpoint else None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what Lightning's own parser lacks."""
+        for name in LINKED:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        default = "a new model" if self.command == "fit" else "best"
+        text = f"Checkpoint: a file, or best or last of the newest run (default: {default})."
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
+        if self.command == "predict":
+            text = "CSV file to write (default: predictions.csv in the run's folder)."
+            parser.add_argument("--output", type=str | None, default=None, help=text)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the flags, with a checkpoint's values as defaults."""
+        scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+        for name in ("--ckpt_path", "--trainer.default_root_dir"):
+            scan.add_argument(name)
+        given = {"ckpt_path": None, **vars(scan.parse_known_args(args)[0])}
+        self._read_checkpoint(given)
+        self.config = self._parse(parser, args)
+        if self.config.ckpt_path != given["ckpt_path"]:  # a recipe names it
+            self._read_checkpoint(self.config)
+            self.config = self._parse(parser, args)
+        if self.problem:
+            raise self.problem
+
+    def _read_checkpoint(self, given: Any) -> None:
+        ckpt_path = given["ckpt_path"] or (None if self.command == "fit" else "best")
+        logs_dir = Path(given.get("trainer.default_root_dir") or ".") / "lightning_logs"
+        self.problem: Exception | None = None
+        try:
+            self.checkpoint = checkpoints.read(checkpoints.find(ckpt_path, logs_dir)) if ckpt_path else None
+        except (OSError, ValueError) as error:
+            self.problem = error  # told after --help and wrong flags had their turn
+
+    def _parse(self, parser: LightningArgumentParser, args: Any) -> Any:
+        default, options = "mnist_lightning.models.CNN", {}
+        if stored := self.checkpoint:
+            options = {name: value for name, value in stored.model_options.items() if name not in LINKED}
+            parser.set_defaults({f"data.{name}": value for name, value in stored.data_options.items()})
+            if stored.model_class in _known_classes():  # nothing is imported because a file says so
+                default = stored.model_class
+        parser.set_defaults({"model": {"class_path": default, "init_args": options}})
+        config = parser.parse_args(args)
+        chosen = config.model.class_path
+        if chosen != default:
+            # jsonargparse would carry arguments of the default class over to the chosen one.
+            is_stored = stored is not None and chosen == stored.model_class
+            parser.set_defaults({"model": {"class_path": chosen, "init_args": options} if is_stored else None})
+            config = parser.parse_args(args)
+        return config
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer, and loads the checkpoint's weights."""
+        super().instantiate_classes()
+        if stored := self.checkpoint:
+            chosen, names = type(self.model), self.datamodule.class_names
+            if _class_path(chosen) != stored.model_class:
+                raise ValueError(
+                    f"checkpoint {stored.path} holds a {stored.model_class}, not a {chosen.__name__}; "
+                    f"give --model {stored.model_class}"
+                )
+            if len(stored.model_options["class_names"]) != len(names):
+                raise ValueError(
+                    f"checkpoint {stored.path} knows {len(stored.model_options['class_names'])} classes and "
+                    f"{self.datamodule.dataset} has {len(names)}; choose another --data.dataset or --ckpt_path"
+                )
+            try:
+                self.model.load_state_dict(stored.weights)
+            except RuntimeError as error:
+                mismatch = str(error).splitlines()[1].strip()
+                raise ValueError(
+                    f"checkpoint {stored.path} doesn't fit the model that the flags describe ({mismatch}); "
+                    "leave out the flags that change its shape"
+                ) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer with this package's callbacks, less those that the flags switch off."""
+        config = self.config_init.trainer
+        callbacks: list[Callback] = [ConfusionMatrices(), *self.callbacks]
+        if config.enable_progress_bar is not False:
+            callbacks.append(ProgressBar())
+        if self.command == "fit":
+            callbacks.append(FinalScores())
+            if config.enable_checkpointing is not False and not config.fast_dev_run:
+                callbacks.append(checkpoints.BestCheckpoint())
+        self.trainer_defaults["callbacks"] = callbacks
+        # This package's loggers come with the run folder, which is not made before all input has been checked.
+        self.has_own_loggers = config.logger is True and not config.fast_dev_run
+        try:
+            return super().instantiate_trainer(**kwargs, **({"logger": False} if self.has_own_loggers else {}))
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            given = " ".join(f"--trainer.{name} {config[name]}" for name in ("accelerator", "devices", "strategy"))
+            raise ValueError(
+                f"{given}: {str(error).rstrip('!.')}; --trainer.accelerator auto takes what is there"
+            ) from error
+
+    def open_run_dir(self) -> Path:
+        """Makes a folder for the run, or takes that of the checkpoint, and lets the loggers write to it."""
+        stored = self.checkpoint.run_dir if self.checkpoint and self.command != "fit" else None
+        logs_dir = Path(self.trainer.default_root_dir) / "lightning_logs"
+        is_first = self.trainer.is_global_zero  # the other processes write nothing
+        run_dir = stored or (checkpoints.make_run_dir(logs_dir) if is_first else logs_dir / "version_0")
+        with contextlib.suppress(ValueError):
+            run_dir = run_dir.absolute().relative_to(Path.cwd())
+        if self.has_own_loggers and self.command in ("fit", "test"):
+            folder, name = run_dir.parent, run_dir.name
+            csv_loggers = [CSVLogger(folder, "", name)] if self.command == "fit" else []
+            self.trainer.loggers = [*csv_loggers, TensorBoardLogger(folder, "", name, default_hp_metric=False)]
+        return run_dir
+
+
+def _known_classes() -> set[str]:
+    """Returns the import paths of the classifiers that have been imported."""
+    found: set[str] = set()
+    pending: list[type] = [Classifier]
+    while pending:
+        children: list[type] = pending.pop().__subclasses__()
+        found.update(map(_class_path, children))
+        pending += children
+    return found
+
+
+def _class_path(model_class: type) -> str:
+    return f"{model_class.__module__}.{model_class.__qualname__}"
+
+
+NOISE = (
+    "Does not validate against",
+    "Expected a path but",
+    "Expected a <class 'NoneType'>",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+)
+"""Lines of jsonargparse's messages that speak of its inner workings."""
+
+
+@contextlib.contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """Turns what is wrong with the input into one line and exit status 2, without a traceback."""
+    try:
+        yield
+    except (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
+        lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+        text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+        if isinstance(error, ArgumentError):
+            text += f"; see python -m mnist_lightning {command} --help"
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,123 @@
+"""What watches a run: confusion matrices, final scores, predictions, the progress bar."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from mnist_lightning import reports
+from mnist_lightning.checkpoints import BestCheckpoint
+from mnist_lightning.metrics import Scores
+from mnist_lightning.models import Classifier
+
+
+def tensorboard(trainer: Trainer) -> list[TensorBoardLogger]:
+    """Returns the TensorBoard loggers that this process writes to: none but in the first process."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
+
+
+def classifier(trainer: Trainer) -> Classifier:
+    """Returns the model of a run."""
+    model = trainer.lightning_module
+    assert isinstance(model, Classifier)
+    return model
+
+
+class ConfusionMatrices(Callback):
+    """Shows a confusion matrix in TensorBoard, after each validation and after a test."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the validation images' matrix."""
+        self._show(trainer, "val", classifier(trainer).val_scores)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the test images' matrix."""
+        self._show(trainer, "test", classifier(trainer).test_scores)
+
+    def _show(self, trainer: Trainer, stage: str, scores: Scores) -> None:
+        for logger in tensorboard(trainer):
+            values = scores.compute()
+            title = f"{stage}/accuracy {values['accuracy'].item():.2%}"
+            figure = reports.confusion_figure(values["confusion"], classifier(trainer).class_names, title)
+            tag = f"{stage}/confusion_matrix"
+            logger.experiment.add_image(tag, reports.render(figure), trainer.global_step, dataformats="HWC")
+
+
+class FinalScores(Callback):
+    """Gives TensorBoard's hparams page the scores of the best checkpoint."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes them beside the hyper-parameters."""
+        best = trainer.checkpoint_callback
+        if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
+            scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
+            for logger in tensorboard(trainer):
+                logger.log_hyperparams(logger.hparams, scores, step=trainer.global_step)
+
+
+class Predictions(Callback):
+    """Gathers the predictions of all processes, in the dataset's order.
+
+    Attributes:
+        probabilities: `(N, C)` float32, once predicting has ended.
+        labels: `(N,)` int64, likewise.
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Tensor, Tensor]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps a batch's probabilities and labels."""
+        self.batches.append(outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts the processes' images back in order."""
+        probabilities, labels = zip(*self.batches, strict=True)
+        self.probabilities = _in_order(torch.cat(probabilities), trainer.world_size)
+        self.labels = _in_order(torch.cat(labels), trainer.world_size)
+
+
+def _in_order(part: Tensor, num_processes: int) -> Tensor:
+    """Joins what every process has: process r of n holds images r, r + n, r + 2n and so on."""
+    if num_processes == 1:
+        return part
+    parts = gather_all_tensors(part)
+    whole = part.new_empty(sum(map(len, parts)), *part.shape[1:])
+    for rank, gathered in enumerate(parts):
+        whole[rank::num_processes] = gathered
+    return whole
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar with the last batch's loss, which is fetched only when the bar is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=20)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the loss and draws the bar now and then."""
+        self.loss = outputs["loss"]
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Returns what stands beside the bar."""
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        values = {"loss": f"{self.loss.item():.3f}"}
+        return values if accuracy is None else {**values, "val/accuracy": f"{accuracy.item():.4f}"}

@@ -1,0 +1,104 @@
+"""The commands, each a function of its flags."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from mnist_lightning import reports
+from mnist_lightning.arguments import CLI, one_line_errors
+from mnist_lightning.callbacks import Predictions
+from mnist_lightning.checkpoints import BestCheckpoint
+
+console = Console()
+
+
+def fit(flags: Sequence[str]) -> None:
+    """Trains a classifier; ends with its validation scores, the run's folder and the next commands."""
+    cli, run_dir = _prepare("fit", flags)
+    data, num_parameters = cli.datamodule, sum(p.numel() for p in cli.model.parameters())
+    _say(
+        cli.trainer,
+        f"{type(cli.model).__name__} of {num_parameters:,} parameters on {data.dataset}: "
+        f"{len(data.train_indices):,} images to train, {len(data.val_indices):,} to validate",
+    )
+    cli.trainer.fit(cli.model, data, ckpt_path=cli.ckpt_path, weights_only=True)
+    best = cli.trainer.checkpoint_callback
+    if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
+        _say_scores(cli.trainer, "best epoch", best.best_model_score.item(), best.best_loss, len(data.val_indices))
+        _say(cli.trainer, f"run folder  {run_dir}")
+        _say(cli.trainer, "next        python -m mnist_lightning test")
+        _say(cli.trainer, f"            tensorboard --logdir {run_dir.parent}")
+
+
+def validate(flags: Sequence[str]) -> None:
+    """Scores a checkpoint on the validation images."""
+    _score("validate", "val", flags)
+
+
+def test(flags: Sequence[str]) -> None:
+    """Scores a checkpoint on the test images, with a report."""
+    _score("test", "test", flags)
+
+
+def _score(command: str, stage: str, flags: Sequence[str]) -> None:
+    cli, run_dir = _prepare(command, flags)
+    getattr(cli.trainer, command)(cli.model, cli.datamodule, verbose=False)
+    values = getattr(cli.model, f"{stage}_scores").compute()
+    confusion, loss, path = values["confusion"].cpu(), values["loss"].item(), str(cli.ckpt_path)
+    if cli.trainer.is_global_zero:
+        versions = {package: version(package) for package in ("mnist_lightning", "torch", "lightning")}
+        details = {"dataset": cli.datamodule.dataset, "checkpoint": path, "versions": versions}
+        reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
+    _say_scores(cli.trainer, path, values["accuracy"].item(), loss, int(confusion.sum()))
+    _say(cli.trainer, f"report      {run_dir / stage}")
+
+
+def predict(flags: Sequence[str]) -> None:
+    """Writes a checkpoint's predictions for the test images to a CSV."""
+    predictions = Predictions()
+    cli, run_dir = _prepare("predict", flags, [predictions])
+    path = Path(cli.config.output or run_dir / "predictions.csv")
+    cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+    if cli.trainer.is_global_zero:
+        sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
+        class_names = cli.datamodule.class_names
+        reports.write_predictions(path, sources, predictions.probabilities, class_names, predictions.labels)
+    _say(cli.trainer, f"predictions {path}")
+
+
+def _prepare(command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> tuple[CLI, Path]:
+    with one_line_errors(command):
+        cli = CLI(command, flags, callbacks)
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup(command)
+        return cli, cli.open_run_dir()
+
+
+def _say(trainer: Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        console.print(text, soft_wrap=True, highlight=False)
+
+
+def _say_scores(trainer: Trainer, what: str, accuracy: float, loss: float, num_images: int) -> None:
+    if trainer.is_global_zero:
+        table = Table("", "accuracy", "loss", "images")
+        table.add_row(what, f"{accuracy:.2%}", f"{loss:.4f}", f"{num_images:,}")
+        console.print(table)
+
+
+# Lightning's notices: which seed was set, what hardware was found, and advertisements for its products.
+for name in ("lightning.fabric", "lightning.pytorch"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+for message in (
+    # Loading images from memory in other processes is slower, not faster.
+    ".*does not have many workers.*",
+    # Lightning calls torch's pytree by a deprecated name; harmless in the versions that its bounds admit.
+    ".*isinstance.treespec, LeafSpec.*",
+):
+    warnings.filterwarnings("ignore", message=message)

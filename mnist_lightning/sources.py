@@ -1,0 +1,243 @@
+"""Verified dataset files: the bundled ones, the user's own or a download, each checked before it is used."""
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import socket
+import string
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_lightning.files import write_atomically
+
+Split = Literal["train", "test"]
+
+PACKAGE_DIR = Path(__file__).parent
+BUNDLED_DIR = PACKAGE_DIR / "mnist"
+TIMEOUT_S = 30.0
+"""Longest silence of a mirror; torchvision's downloads have no limit of their own."""
+
+
+@dataclass(frozen=True)
+class File:
+    """An IDX file and its published checksums, each `algorithm:hex digest` or empty."""
+
+    name: str
+    unpacked: str = ""
+    packed: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset: its classes, the spread of its pixels, and where its files come from.
+
+    Attributes:
+        class_names: In the order of the labels.
+        mean: Mean of the training pixels, in [0, 1].
+        std: Their standard deviation.
+        homepage: Where the dataset is described and licensed.
+        torchvision_class: Name of its folder, and of the class in `torchvision.datasets` that downloads it, if any.
+        files: Images and labels of each split.
+        options: Arguments of the torchvision class for each split.
+        num_test_images: How many of the test images, from the first on, are the official ones; `None`: all.
+        transposed: Whether images are stored column by column.
+        is_bundled: Whether the files come with the package.
+    """
+
+    class_names: tuple[str, ...]
+    mean: float
+    std: float
+    homepage: str
+    torchvision_class: str
+    files: dict[Split, tuple[File, ...]]
+    options: dict[Split, dict[str, Any]] = field(default_factory=lambda: {"train": {}, "test": {}})
+    num_test_images: int | None = None
+    transposed: bool = False
+    is_bundled: bool = False
+
+
+def _files(dataset: str) -> dict[Split, tuple[File, ...]]:
+    with (PACKAGE_DIR / "checksums.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["dataset"] == dataset]
+    splits: tuple[Split, Split] = ("train", "test")
+    return {s: tuple(File(r["file"], r["unpacked"], r["packed"]) for r in rows if r["split"] == s) for s in splits}
+
+
+def _emnist(split: str, class_names: str, mean: float, std: float) -> Source:
+    options: dict[Split, dict[str, Any]] = {"train": {"split": split}, "test": {"split": split}}
+    homepage = "https://www.nist.gov/itl/products-and-services/emnist-dataset"
+    files = _files(f"EMNIST{split.capitalize()}")
+    return Source(tuple(class_names), mean, std, homepage, "EMNIST", files, options, transposed=True)
+
+
+DIGITS = tuple(string.digits)
+GARMENTS = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot"
+# Means and deviations are those in general use for each training set; QMNIST rebuilds MNIST's images, so MNIST's hold.
+SOURCES = {
+    "MNIST": Source(
+        DIGITS, 0.1307, 0.3081, "http://yann.lecun.com/exdb/mnist/", "MNIST", _files("MNIST"), is_bundled=True,
+    ),
+    "FashionMNIST": Source(
+        tuple(name.replace("_", " ") for name in GARMENTS.split()), 0.2860, 0.3530,
+        "https://github.com/zalandoresearch/fashion-mnist", "FashionMNIST", _files("FashionMNIST"),
+    ),
+    "KMNIST": Source(
+        ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), 0.1918, 0.3483,
+        "https://github.com/rois-codh/kmnist", "KMNIST", _files("KMNIST"),
+    ),
+    "QMNIST": Source(
+        DIGITS, 0.1307, 0.3081, "https://github.com/facebookresearch/qmnist", "QMNIST", _files("QMNIST"),
+        {"train": {"what": "train"}, "test": {"what": "test10k"}}, num_test_images=10_000,
+    ),
+    "EMNISTDigits": _emnist("digits", string.digits, 0.1733, 0.3317),
+    "EMNISTBalanced": _emnist("balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332),
+}  # fmt: skip
+
+
+def find_source(dataset: str) -> Source:
+    """Looks a dataset up.
+
+    Raises:
+        ValueError: It is not in `SOURCES`.
+    """
+    if dataset not in SOURCES:
+        raise ValueError(f"dataset {dataset!r} is not known; choose one of {', '.join(SOURCES)}")
+    return SOURCES[dataset]
+
+
+def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
+    """Reads one split from verified files; what is missing or wrong is replaced by a good copy, downloaded if need be.
+
+    Args:
+        dataset: A name in `SOURCES`.
+        split: `train` or `test`.
+        data_dir: Holds torchvision's folders, such as `FashionMNIST/raw`.
+
+    Returns:
+        Images `(N, 28, 28)` uint8 and labels `(N,)` uint8.
+
+    Raises:
+        ValueError: The dataset is not known, or its files don't belong together.
+        OSError: No good copy of a file could be had.
+    """
+    source = find_source(dataset)
+    raw_dir = data_dir / source.torchvision_class / "raw"
+    contents = [_read(source, file, raw_dir) for file in source.files[split]]
+    if None in contents:
+        _download(source, split, raw_dir)
+        contents = [_read(source, file, raw_dir) for file in source.files[split]]
+    images, labels = (_parse_idx(content) for content in contents if content is not None)
+    if labels.ndim == 2:  # QMNIST stores eight numbers an image; the first is the class
+        labels = labels[:, 0]
+    if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max() >= len(source.class_names):
+        raise ValueError(
+            f"{raw_dir}: {tuple(images.shape)} images and {len(labels)} labels up to {labels.max()} don't make a "
+            f"{split} split of {dataset}; delete the files to fetch them again"
+        )
+    if source.transposed:
+        images = images.transpose(1, 2).contiguous()
+    end = source.num_test_images if split == "test" else None
+    return images[:end], labels[:end].to(torch.uint8)
+
+
+def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:
+    """Returns the first whole copy of a file, unpacked, and mends a wrong unpacked one on the way."""
+    for content, packed in _copies(source, file, raw_dir):
+        if _is_whole(file, content, packed):
+            if packed is not None and (raw_dir / file.name).exists():
+                write_atomically(raw_dir / file.name, content)
+            return content
+    return None
+
+
+def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yields each readable copy as unpacked content and, if it was packed, packed content; the nearest first."""
+    bundled = [BUNDLED_DIR / f"{file.name}.gz"] if source.is_bundled else []
+    for path in (*bundled, raw_dir / file.name, raw_dir / f"{file.name}.gz", raw_dir / "gzip.zip"):
+        # A copy that can't be read or unpacked is no copy; the next one or a download takes its place.
+        with contextlib.suppress(OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
+            if path.name == "gzip.zip":  # EMNIST's download: the files of all its splits
+                with zipfile.ZipFile(path) as archive:
+                    content = archive.read(f"gzip/{file.name}.gz")
+            else:
+                content = path.read_bytes()
+            yield (gzip.decompress(content), content) if path.suffix in (".gz", ".zip") else (content, None)
+
+
+def _is_whole(file: File, content: bytes, packed: bytes | None) -> bool:
+    if not (file.unpacked or file.packed):
+        return True  # nobody published a checksum of a user's own dataset
+    return _matches(content, file.unpacked) or (packed is not None and _matches(packed, file.packed))
+
+
+def _matches(content: bytes, checksum: str) -> bool:
+    algorithm, _, digest = checksum.partition(":")
+    return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
+
+
+def _download(source: Source, split: Split, raw_dir: Path) -> None:
+    """Lets torchvision download a split into a folder of its own, and moves the packed files into place."""
+    from torchvision import datasets  # takes seconds to import, and most runs download nothing
+
+    names = ", ".join(file.name for file in source.files[split] if _read(source, file, raw_dir) is None)
+    dataset_class = getattr(datasets, source.torchvision_class, None)
+    if dataset_class is None:
+        raise OSError(f"no good copy of {names} in {raw_dir}; put the files there, packed or unpacked")
+    with contextlib.ExitStack() as stack:
+        if not raw_dir.exists():
+            raw_dir.mkdir(parents=True)
+            stack.callback(_remove_if_empty, raw_dir)
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=raw_dir, prefix=".download-")))
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(TIMEOUT_S)
+        try:
+            dataset_class(temporary, train=split == "train", download=True, **source.options[split])
+        except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise OSError(
+                f"no good copy of {names} in {raw_dir}, and downloading from "
+                f"{', '.join(_addresses(dataset_class, split))} failed ({' '.join(str(error).split())}); "
+                "put the files there, packed or unpacked, or name their folder's parent with --data.data_dir"
+            ) from error
+        for path in temporary.rglob("*"):
+            if path.suffix in (".gz", ".zip"):
+                path.replace(raw_dir / path.name)
+
+
+def _remove_if_empty(raw_dir: Path) -> None:
+    with contextlib.suppress(OSError):  # something is in it
+        for folder in (raw_dir, raw_dir.parent, raw_dir.parent.parent):
+            folder.rmdir()
+
+
+def _addresses(dataset_class: Any, split: Split) -> list[str]:
+    """Returns where a torchvision class downloads from; each family of classes keeps that elsewhere."""
+    if hasattr(dataset_class, "url"):
+        return [dataset_class.url]
+    if isinstance(dataset_class.resources, dict):
+        return [url for url, _ in dataset_class.resources[split]]
+    return list(dataset_class.mirrors)
+
+
+def _parse_idx(content: bytes) -> Tensor:
+    """Reads the IDX format: two zero bytes, a type, the number of dimensions, the dimensions, the numbers.
+
+    Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
+    """
+    dtypes: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
+    dtype = dtypes.get(content[2] if len(content) > 3 else -1)
+    start = 4 + 4 * content[3] if dtype else 0
+    shape = np.frombuffer(content[4:start], ">u4").astype(np.int64)
+    if dtype is None or content[:2] != b"\0\0" or len(content) - start != shape.prod() * dtype.itemsize:
+        raise ValueError("a dataset file is not in IDX format: its header doesn't fit its length")
+    numbers = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
