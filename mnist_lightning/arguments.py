@@ -20,7 +20,13 @@ from mnist_lightning.models import Classifier
 
 LINKED = ("class_names", "mean", "std")
 """What the model takes from the data, so that a checkpoint alone can rebuild it."""
-TRAINER_DEFAULTS = {"max_epochs": 5, "num_sanity_val_steps": 0, "enable_model_summary": False, "logger": True}
+TRAINER_DEFAULTS = {
+    "max_epochs": 5,
+    "num_sanity_val_steps": 0,  # the first validation comes within seconds
+    "enable_model_summary": False,
+    "log_every_n_steps": 0,  # scores are logged by epoch
+    "logger": True,
+}
 
 
 class CLI(LightningCLI):
@@ -95,22 +101,24 @@ class CLI(LightningCLI):
         except (OSError, ValueError) as error:
             self.problem = error  # told after --help and wrong flags had their turn
 
-    def _parse(self, parser: LightningArgumentParser, args: Any) -> Any:
-        default, options = "mnist_lightning.models.CNN", {}
+    def _parse(self, parser: LightningArgumentParser, args: list[str]) -> Any:
+        default: dict[str, Any] = {"class_path": "mnist_lightning.models.CNN"}
+        stored_model: dict[str, Any] | None = None
         if stored := self.checkpoint:
             options = {name: value for name, value in stored.model_options.items() if name not in LINKED}
+            stored_model = {"class_path": stored.model_class, "init_args": options}
             parser.set_defaults({f"data.{name}": value for name, value in stored.data_options.items()})
+            parser.set_defaults({"trainer.max_epochs": stored.max_epochs})
             if stored.model_class in _known_classes():  # nothing is imported because a file says so
-                default = stored.model_class
-        parser.set_defaults({"model": {"class_path": default, "init_args": options}})
-        config = parser.parse_args(args)
-        chosen = config.model.class_path
-        if chosen != default:
-            # jsonargparse would carry arguments of the default class over to the chosen one.
-            is_stored = stored is not None and chosen == stored.model_class
-            parser.set_defaults({"model": {"class_path": chosen, "init_args": options} if is_stored else None})
-            config = parser.parse_args(args)
-        return config
+                default = stored_model
+        parser.set_defaults({"model": default})
+        # --print_config would end the program here, before it is known which class is chosen.
+        chosen = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")]).model.class_path
+        if chosen != default["class_path"]:
+            # jsonargparse would carry the default class's arguments over to the chosen one.
+            is_stored = stored_model is not None and chosen == stored_model["class_path"]
+            parser.set_defaults({"model": stored_model if is_stored else None})
+        return parser.parse_args(args)
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer, and loads the checkpoint's weights."""
@@ -127,6 +135,12 @@ class CLI(LightningCLI):
                     f"checkpoint {stored.path} knows {len(stored.model_options['class_names'])} classes and "
                     f"{self.datamodule.dataset} has {len(names)}; choose another --data.dataset or --ckpt_path"
                 )
+            max_epochs = self.config.trainer.max_epochs
+            if self.command == "fit" and max_epochs != stored.max_epochs:
+                raise ValueError(
+                    f"--trainer.max_epochs {max_epochs} doesn't fit checkpoint {stored.path}, whose schedule is for "
+                    f"{stored.max_epochs}; leave the flag out, or train a new model without --ckpt_path"
+                )
             try:
                 self.model.load_state_dict(stored.weights)
             except RuntimeError as error:
@@ -139,6 +153,13 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks, less those that the flags switch off."""
         config = self.config_init.trainer
+        if config.overfit_batches:
+            raise ValueError(
+                f"--trainer.overfit_batches {config.overfit_batches} would replace the order of images; "
+                "use --trainer.limit_train_batches"
+            )
+        if config.max_epochs == -1 and config.max_steps == -1:
+            raise ValueError("--trainer.max_epochs -1 has no end, and the one-cycle schedule needs one; give 1 or more")
         callbacks: list[Callback] = [ConfusionMatrices(), *self.callbacks]
         if config.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
@@ -151,7 +172,7 @@ class CLI(LightningCLI):
         self.has_own_loggers = config.logger is True and not config.fast_dev_run
         try:
             return super().instantiate_trainer(**kwargs, **({"logger": False} if self.has_own_loggers else {}))
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             given = " ".join(f"--trainer.{name} {config[name]}" for name in ("accelerator", "devices", "strategy"))
             raise ValueError(
                 f"{given}: {str(error).rstrip('!.')}; --trainer.accelerator auto takes what is there"
@@ -162,6 +183,8 @@ class CLI(LightningCLI):
         stored = self.checkpoint.run_dir if self.checkpoint and self.command != "fit" else None
         logs_dir = Path(self.trainer.default_root_dir) / "lightning_logs"
         is_first = self.trainer.is_global_zero  # the other processes write nothing
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return logs_dir
         run_dir = stored or (checkpoints.make_run_dir(logs_dir) if is_first else logs_dir / "version_0")
         with contextlib.suppress(ValueError):
             run_dir = run_dir.absolute().relative_to(Path.cwd())
@@ -207,6 +230,7 @@ def one_line_errors(command: str) -> Iterator[None]:
         lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
         text = " ".join(line for line in lines if line and not line.startswith(NOISE))
         if isinstance(error, ArgumentError):
+            text += "; models are MLP and CNN" if '"model"' in text else ""
             text += f"; see python -m mnist_lightning {command} --help"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -23,6 +23,8 @@ class Checkpoint:
         model_options: Arguments of that class, with class names and normalisation.
         data_options: Arguments of the data module.
         weights: The model's state.
+        num_epochs: How many epochs have been trained.
+        max_epochs: How many the schedule is for.
     """
 
     path: Path
@@ -30,6 +32,8 @@ class Checkpoint:
     model_options: dict[str, Any]
     data_options: dict[str, Any]
     weights: dict[str, Tensor]
+    num_epochs: int
+    max_epochs: int
 
     @property
     def run_dir(self) -> Path | None:
@@ -97,6 +101,8 @@ def read(path: Path) -> Checkpoint:
             content["hyper_parameters"],
             content["datamodule_hyper_parameters"],
             content["state_dict"],
+            content["epoch"] + 1,
+            content["max_epochs"],
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"checkpoint {path} was not written by mnist_lightning; {NEXT_STEP}") from error
@@ -132,4 +138,5 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         self.best_loss = state_dict["best_loss"]
-        super().load_state_dict(state_dict)
+        # A resumed run has a folder of its own, and still knows the best epoch so far.
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})

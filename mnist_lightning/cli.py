@@ -20,7 +20,11 @@ console = Console()
 
 def fit(flags: Sequence[str]) -> None:
     """Trains a classifier; ends with its validation scores, the run's folder and the next commands."""
-    cli, run_dir = _prepare("fit", flags)
+    cli = _prepare("fit", flags)
+    if cli.checkpoint and cli.checkpoint.num_epochs >= cli.checkpoint.max_epochs:
+        _say(cli.trainer, f"{cli.ckpt_path} has all its {cli.checkpoint.max_epochs} epochs; nothing is left to train")
+        return
+    run_dir = _open_run_dir(cli)
     data, num_parameters = cli.datamodule, sum(p.numel() for p in cli.model.parameters())
     _say(
         cli.trainer,
@@ -47,7 +51,8 @@ def test(flags: Sequence[str]) -> None:
 
 
 def _score(command: str, stage: str, flags: Sequence[str]) -> None:
-    cli, run_dir = _prepare(command, flags)
+    cli = _prepare(command, flags)
+    run_dir = _open_run_dir(cli)
     getattr(cli.trainer, command)(cli.model, cli.datamodule, verbose=False)
     values = getattr(cli.model, f"{stage}_scores").compute()
     confusion, loss, path = values["confusion"].cpu(), values["loss"].item(), str(cli.ckpt_path)
@@ -62,8 +67,8 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
 def predict(flags: Sequence[str]) -> None:
     """Writes a checkpoint's predictions for the test images to a CSV."""
     predictions = Predictions()
-    cli, run_dir = _prepare("predict", flags, [predictions])
-    path = Path(cli.config.output or run_dir / "predictions.csv")
+    cli = _prepare("predict", flags, [predictions])
+    path = Path(cli.config.output or _open_run_dir(cli) / "predictions.csv")
     cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     if cli.trainer.is_global_zero:
         sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
@@ -72,12 +77,17 @@ def predict(flags: Sequence[str]) -> None:
     _say(cli.trainer, f"predictions {path}")
 
 
-def _prepare(command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> tuple[CLI, Path]:
+def _prepare(command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> CLI:
     with one_line_errors(command):
         cli = CLI(command, flags, callbacks)
         cli.datamodule.prepare_data()
         cli.datamodule.setup(command)
-        return cli, cli.open_run_dir()
+        return cli
+
+
+def _open_run_dir(cli: CLI) -> Path:
+    with one_line_errors(cli.command):
+        return cli.open_run_dir()
 
 
 def _say(trainer: Trainer, text: str) -> None:

@@ -137,6 +137,8 @@ class MNISTDataModule(LightningDataModule):
             raise ValueError(
                 f"validation_fraction {validation_fraction} is not allowed; it must lie between 0 and 1, such as 0.1"
             )
+        if num_workers < 0:
+            raise ValueError(f"num_workers {num_workers} is not allowed; it must be 0 or more")
         mean = source.mean if mean is None else mean
         std = source.std if std is None else std
         self.save_hyperparameters()

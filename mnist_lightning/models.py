@@ -134,14 +134,14 @@ class Classifier(LightningModule):
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
         # The data loader keeps no state, so that asking for its length here does not disturb a resumed run.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
-        )
+        num_steps = int(self.trainer.estimated_stepping_batches) + 1  # it is stepped once more after the last batch
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the class, so that a checkpoint alone is enough to rebuild the model."""
+        """Adds the class, so that a checkpoint alone can rebuild the model, and how long the schedule is."""
         checkpoint["model_class"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["max_epochs"] = self.trainer.max_epochs
 
 
 class MLP(Classifier):

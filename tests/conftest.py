@@ -1,0 +1,54 @@
+"""Tiny datasets that the tests write themselves, and a folder of its own for each test."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_lightning import sources
+from mnist_lightning.sources import File, Source, Split
+
+WriteDataset = Callable[..., Path]
+
+
+def idx(array: np.ndarray) -> bytes:
+    """Returns an array of uint8 or big-endian int32 in IDX format."""
+    code = {"u1": 0x08, "i4": 0x0C}[array.dtype.str[1:]]
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return header + array.tobytes()
+
+
+def digits(num_images: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images that tell their class by where the ink is, and their labels, every class equally often."""
+    generator = np.random.default_rng(num_images)
+    labels = (np.arange(num_images) % num_classes).astype("u1")
+    images = generator.integers(0, 40, (num_images, 28, 28), "u1")
+    for image, label in zip(images, labels, strict=True):
+        image[2 + 2 * label : 4 + 2 * label, 4:24] = 250
+    return images, labels
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mnist_lightning"])
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Registers a dataset `Tiny` of 400 training and 100 test images, and returns its `data_dir`."""
+    splits: tuple[tuple[Split, int], ...] = (("train", 400), ("test", 100))
+    files: dict[Split, tuple[File, ...]] = {}
+    raw_dir = tmp_path / "data" / "Tiny" / "raw"
+    raw_dir.mkdir(parents=True)
+    for split, num_images in splits:
+        files[split] = (File(f"{split}-images"), File(f"{split}-labels"))
+        for file, array in zip(files[split], digits(num_images), strict=True):
+            (raw_dir / f"{file.name}.gz").write_bytes(gzip.compress(idx(array)))
+    source = Source(tuple("0123456789"), 0.2, 0.3, "the tests", "Tiny", files)
+    monkeypatch.setitem(sources.SOURCES, "Tiny", source)
+    return tmp_path / "data"

@@ -1,0 +1,104 @@
+"""Run folders are made and found, checkpoints are read without trust, the best one is kept."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from mnist_lightning import checkpoints
+from mnist_lightning.checkpoints import BestCheckpoint
+
+TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
+
+
+def put_checkpoint(run_dir: Path, name: str) -> Path:
+    path = run_dir / "checkpoints" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_run_dirs_are_numbered(tmp_path: Path) -> None:
+    assert checkpoints.make_run_dir(tmp_path / "logs") == tmp_path / "logs" / "version_0"
+    (tmp_path / "logs" / "version_9").mkdir()
+    (tmp_path / "logs" / "version_old").mkdir()
+    assert checkpoints.make_run_dir(tmp_path / "logs") == tmp_path / "logs" / "version_10"
+    assert [path.name for path in checkpoints.run_dirs(tmp_path / "logs")] == ["version_0", "version_9", "version_10"]
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(checkpoints.make_run_dir, [tmp_path] * 40))
+    assert len(set(made)) == 40
+
+
+def test_the_newest_run_with_a_checkpoint_is_found(tmp_path: Path) -> None:
+    put_checkpoint(tmp_path / "version_2", "best.ckpt")
+    last = put_checkpoint(tmp_path / "version_2", "last.ckpt")
+    best = put_checkpoint(tmp_path / "version_10", "best.ckpt")
+    (tmp_path / "version_11").mkdir()
+    assert checkpoints.find("best", tmp_path) == best
+    assert checkpoints.find("last", tmp_path) == last
+    assert checkpoints.find(str(last), tmp_path) == last
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_no_run_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        checkpoints.find(name, tmp_path)
+    assert str(error.value) == f"no run in {tmp_path} has a {name} checkpoint; {TRAIN_ONE}"
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        checkpoints.find("no.ckpt", tmp_path)
+    assert str(error.value) == f"checkpoint no.ckpt is not a file; give a path, best or last, or {TRAIN_ONE}"
+
+
+class Malice:
+    """Creates a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("harm"),)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "torn", "pickle"])
+def test_what_is_not_a_checkpoint_is_told(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, path)
+    content = path.read_bytes()
+    contents = {"text": b"hello\n", "empty": b"", "torn": content[: len(content) // 2]}
+    path.write_bytes(contents.get(kind, pickle.dumps(Malice(), protocol=2)))
+    with pytest.raises(ValueError) as error:
+        checkpoints.read(path)
+    assert str(error.value) == f"checkpoint {path} is damaged, or not a checkpoint at all; {TRAIN_ONE}"
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
+def test_other_programs_checkpoints_are_told(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError) as error:
+        checkpoints.read(tmp_path / "other.ckpt")
+    assert str(error.value) == f"checkpoint {tmp_path / 'other.ckpt'} was not written by mnist_lightning; {TRAIN_ONE}"
+
+
+def test_the_best_epoch_has_the_highest_accuracy_and_then_the_lowest_loss() -> None:
+    epochs = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.85), (0.6, 0.1)]
+    best, trainer = BestCheckpoint(), Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+    kept = []
+    for accuracy, loss in epochs:
+        score = torch.tensor(accuracy)
+        trainer.callback_metrics.update({"val/accuracy": score, "val/loss": torch.tensor(loss)})
+        kept.append(best.check_monitor_top_k(trainer, score))
+        if kept[-1]:
+            best.best_model_score, best.best_k_models = score, {"best.ckpt": score}
+            best.kth_best_model_path = "best.ckpt"
+        restored = BestCheckpoint()
+        restored.load_state_dict(best.state_dict())
+        assert restored.best_loss == best.best_loss
+    assert kept == [True, True, True, False, False]
+    assert best.best_loss == pytest.approx(0.8)

@@ -1,0 +1,361 @@
+"""Every command from its flags to its files, on a tiny dataset; and every wrong flag's one line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from sklearn.metrics import accuracy_score, confusion_matrix
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lightning import sources
+from mnist_lightning.__main__ import main
+from mnist_lightning.models import Classifier
+
+SMALL = ["--data.dataset", "Tiny", "--data.batch_size", "60", "--trainer.accelerator", "cpu"]
+MLP = ["--model", "MLP", "--model.init_args.hidden_sizes", "[24]", "--model.init_args.dropout", "0.1"]
+RUN = Path("lightning_logs/version_0")
+BEST = RUN / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture
+def run(tiny: Path) -> Path:
+    """Trains a small MLP for three epochs, and returns the run's folder."""
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
+    return RUN
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run_dir))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_fit_fills_the_run_folder(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    assert sorted(path.name for path in run.iterdir() if not path.name.startswith("events")) == [
+        "checkpoints",
+        "config.yaml",
+        "hparams.yaml",
+        "metrics.csv",
+    ]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    rows = read_csv(run / "metrics.csv")
+    for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
+        assert [row["epoch"] for row in rows if row[metric]] == ["0", "1", "2"]
+    output = capsys.readouterr().out
+    assert "MLP of 19,090 parameters on Tiny: 360 images to train, 40 to validate" in output
+    assert f"run folder  {run}" in output
+    assert "python -m mnist_lightning test" in output
+    assert "tensorboard --logdir lightning_logs" in output
+
+
+def test_the_best_checkpoint_is_that_of_the_best_epoch(run: Path) -> None:
+    rows = [row for row in read_csv(run / "metrics.csv") if row["val/accuracy"]]
+    best = max(rows, key=lambda row: (float(row["val/accuracy"]), -float(row["val/loss"])))
+    assert torch.load(BEST, weights_only=True)["epoch"] == int(best["epoch"])
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_tensorboard_shows_scores_matrices_and_hyper_parameters(run: Path) -> None:
+    main(["test"])
+    accumulator = events(run)
+    tags = accumulator.Tags()
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate", "test/accuracy"} <= set(
+        tags["scalars"]
+    )
+    assert "hp_metric" not in tags["scalars"]
+    assert len(accumulator.Images("val/confusion_matrix")) == 3
+    assert len(accumulator.Images("test/confusion_matrix")) == 1
+    best = max(event.value for event in accumulator.Scalars("val/accuracy"))
+    assert [event.value for event in accumulator.Scalars("best/val_accuracy")] == [best]
+    assert "_hparams_/session_start_info" in accumulator.summary_metadata
+
+
+def test_config_yaml_trains_the_same_model_again(run: Path) -> None:
+    main(["fit", "--config", str(run / "config.yaml")])
+    first, second = (
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for path in (run, Path("lightning_logs/version_1"))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_test_needs_no_flags_and_equals_scikit_learn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["test"])
+    main(["predict"])
+    rows = read_csv(run / "predictions.csv")
+    targets, predictions = [row["target"] for row in rows], [row["prediction"] for row in rows]
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
+    assert metrics["accuracy"] == accuracy_score(targets, predictions)
+    assert (metrics["num_images"], metrics["dataset"], metrics["checkpoint"]) == (100, "Tiny", str(BEST))
+    matrix = [[int(row[name]) for name in "0123456789"] for row in read_csv(run / "test" / "confusion_matrix.csv")]
+    assert matrix == confusion_matrix(targets, predictions).tolist()
+    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "target"]
+    assert [row["source"] for row in rows] == [f"Tiny/test/{number}" for number in range(100)]
+    assert all(float(row["confidence"]) == max(float(row[f"p{i}"]) for i in range(10)) for row in rows)
+    assert metrics["accuracy"] > 0.5
+    assert f"report      {run / 'test'}" in capsys.readouterr().out
+
+
+def test_validate_gives_the_best_epochs_scores_again(run: Path) -> None:
+    main(["validate"])
+    scores = [float(row["val/accuracy"]) for row in read_csv(run / "metrics.csv") if row["val/accuracy"]]
+    assert json.loads((run / "val" / "metrics.json").read_text())["accuracy"] == pytest.approx(max(scores))
+
+
+def test_predict_writes_where_it_is_told(run: Path) -> None:
+    main(["predict", "--output", "mine/p.csv", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    assert len(read_csv(Path("mine/p.csv"))) == 100
+    assert not (run / "predictions.csv").exists()
+
+
+def test_a_checkpoint_outside_a_run_gets_a_new_run_folder(run: Path) -> None:
+    BEST.rename("elsewhere.ckpt")
+    main(["test", "--ckpt_path", "elsewhere.ckpt"])
+    assert (Path("lightning_logs/version_1") / "test" / "metrics.json").is_file()
+    assert not (run / "test").exists()
+
+
+def test_flags_win_over_what_the_checkpoint_says(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shifted = sources.SOURCES["Tiny"]
+    monkeypatch.setitem(sources.SOURCES, "Other", shifted)
+    main(["test", "--data.dataset", "Other"])
+    assert json.loads((run / "test" / "metrics.json").read_text())["dataset"] == "Other"
+
+
+def test_the_normalisation_is_the_checkpoints(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["test", "--print_config"])
+    assert "mean: 0.2\n  std: 0.3\n" in capsys.readouterr().out
+
+
+def test_fit_goes_on_where_it_was_interrupted(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail_in_the_third_epoch(model: Classifier) -> None:
+        if model.current_epoch == 2:
+            raise RuntimeError("power cut")
+
+    recipe = ["fit", "--config", str(run / "config.yaml")]
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Classifier, "on_validation_epoch_start", fail_in_the_third_epoch)
+        main(recipe)
+    main(["fit", "--ckpt_path", "last"])
+    whole, interrupted, resumed = (
+        torch.load(f"lightning_logs/version_{number}/checkpoints/last.ckpt", weights_only=True) for number in (0, 1, 2)
+    )
+    assert (resumed["epoch"], resumed["global_step"]) == (whole["epoch"], whole["global_step"]) == (2, 18)
+    assert resumed["hyper_parameters"] == whole["hyper_parameters"]
+    before, after = (
+        state["best_model_score"]
+        for stored in (interrupted, resumed)
+        for name, state in stored["callbacks"].items()
+        if name.startswith("BestCheckpoint")
+    )
+    assert after >= before
+
+    main(["fit", "--ckpt_path", "last"])
+    path = "lightning_logs/version_2/checkpoints/last.ckpt"
+    assert f"{path} has all its 3 epochs; nothing is left to train" in capsys.readouterr().out
+    assert not Path("lightning_logs/version_3").exists()
+    assert line_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "9"], capsys) == (
+        f"error: --trainer.max_epochs 9 doesn't fit checkpoint {path}, whose schedule is for 3; "
+        "leave the flag out, or train a new model without --ckpt_path\n"
+    )
+
+
+def test_a_recipe_of_another_class_keeps_nothing_of_the_default_class(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Path("recipe.yaml").write_text("model: MLP\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "recipe.yaml", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["class_path"] == "mnist_lightning.models.MLP"
+    assert config["model"]["init_args"]["dropout"] == 0.2
+
+
+def test_a_fast_dev_run_leaves_nothing(tiny: Path) -> None:
+    main(["fit", *SMALL, "--trainer.fast_dev_run", "true"])
+    assert not Path("lightning_logs").exists()
+
+
+def test_an_own_model_is_named_on_the_command_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_model.py").write_text(
+        "from torch import nn\n"
+        "from mnist_lightning.models import Classifier\n"
+        "class Linear(Classifier):\n"
+        "    def __init__(self, bias: bool = True, **kwargs: float) -> None:\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.network = nn.Sequential(nn.Flatten(), nn.Linear(784, len(self.class_names), bias))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main(["fit", *SMALL, "--model", "own_model.Linear", "--model.init_args.bias", "false", "--trainer.max_epochs", "1"])
+    main(["test"])
+    monkeypatch.setattr("mnist_lightning.arguments._known_classes", lambda: {"mnist_lightning.models.CNN"})
+    expected = f"error: checkpoint {BEST} holds a own_model.Linear, not a CNN; give --model own_model.Linear\n"
+    assert line_of(["test"], capsys) == expected
+    main(["test", "--model", "own_model.Linear"])
+
+
+def line_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    assert error.value.code == 2
+    return capsys.readouterr().err
+
+
+SEE = "see python -m mnist_lightning fit --help"
+TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["fit", "--nope", "3"], f"unrecognized arguments: --nope 3; {SEE}"),
+        (["fit", "--config", "no.yaml"], f"Parser key \"config\": File does not exist: '{{cwd}}/no.yaml'; {SEE}"),
+        (
+            ["fit", "--data.dataset", "CIFAR"],
+            "dataset 'CIFAR' is not known; choose one of "
+            "MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced",
+        ),
+        (["fit", "--data.batch_size", "0"], "batch_size 0 is not allowed; it must be 1 or more, such as 128"),
+        (
+            ["fit", "--data.batch_size", "x"],
+            f"Parser key \"data.batch_size\": Expected a <class 'int'>. Got value: x; {SEE}",
+        ),
+        (
+            ["fit", "--data.validation_fraction", "1"],
+            "validation_fraction 1.0 is not allowed; it must lie between 0 and 1, such as 0.1",
+        ),
+        (
+            ["fit", "--model", "RNN"],
+            f'Parser key "model": Expected a dot import path string: RNN; models are MLP and CNN; {SEE}',
+        ),
+        (
+            ["fit", "--model.init_args.nope", "1"],
+            "Parser key \"model\": Problem with given class_path 'mnist_lightning.models.CNN': "
+            f"Option 'nope' is not accepted; models are MLP and CNN; {SEE}",
+        ),
+        (
+            ["fit", "--model.init_args.widths", "[1,2]"],
+            "widths [1, 2] has 2 numbers; CNN needs 3, such as [16, 32, 64]",
+        ),
+        (
+            ["fit", "--trainer.accelerator", "cpu", "--trainer.devices", "none"],
+            "--trainer.accelerator cpu --trainer.devices none --trainer.strategy auto: `devices` selected with "
+            "`CPUAccelerator` should be an int > 0; --trainer.accelerator auto takes what is there",
+        ),
+        (
+            ["fit", "--trainer.max_epochs", "-1"],
+            "--trainer.max_epochs -1 has no end, and the one-cycle schedule needs one; give 1 or more",
+        ),
+        (
+            ["fit", "--trainer.overfit_batches", "1"],
+            "--trainer.overfit_batches 1 would replace the order of images; use --trainer.limit_train_batches",
+        ),
+        (["test"], f"no run in lightning_logs has a best checkpoint; {TRAIN_ONE}"),
+        (["validate", "--ckpt_path", "best"], f"no run in lightning_logs has a best checkpoint; {TRAIN_ONE}"),
+        (["fit", "--ckpt_path", "last"], f"no run in lightning_logs has a last checkpoint; {TRAIN_ONE}"),
+        (
+            ["predict", "--ckpt_path", "no.ckpt"],
+            f"checkpoint no.ckpt is not a file; give a path, best or last, or {TRAIN_ONE}",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    args: list[str], line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert line_of(args, capsys) == f"error: {line.replace('{cwd}', str(tmp_path))}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what a machine without a GPU says")
+def test_a_gpu_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert line_of(["fit", "--trainer.accelerator", "gpu"], capsys) == (
+        "error: --trainer.accelerator gpu --trainer.devices auto --trainer.strategy auto: "
+        "No supported gpu backend found; --trainer.accelerator auto takes what is there\n"
+    )
+
+
+def test_a_checkpoint_of_other_classes_or_shape_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.rglob("*"))
+    assert line_of(["test", "--data.dataset", "EMNISTBalanced"], capsys) == (
+        f"error: checkpoint {BEST} knows 10 classes and EMNISTBalanced has 47; "
+        "choose another --data.dataset or --ckpt_path\n"
+    )
+    assert line_of(["test", "--model", "CNN"], capsys) == (
+        f"error: checkpoint {BEST} holds a mnist_lightning.models.MLP, not a CNN; "
+        "give --model mnist_lightning.models.MLP\n"
+    )
+    assert line_of(["test", "--model.init_args.hidden_sizes", "[3]"], capsys) == (
+        f"error: checkpoint {BEST} doesn't fit the model that the flags describe (size mismatch for network.1.weight: "
+        "copying a param with shape torch.Size([24, 784]) from checkpoint, the shape in current model is "
+        "torch.Size([3, 784]).); leave out the flags that change its shape\n"
+    )
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_missing_dataset_is_told_and_no_run_folder_is_made(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line_of(["fit", *SMALL, "--data.data_dir", "elsewhere"], capsys) == (
+        "error: no good copy of train-images, train-labels in elsewhere/Tiny/raw; "
+        "put the files there, packed or unpacked\n"
+    )
+    assert not Path("lightning_logs").exists()
+    assert not Path("elsewhere").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([command, "--help"])
+    assert error.value.code == 0
+    output = capsys.readouterr().out
+    assert "--data.batch_size" in output
+    assert "--ckpt_path" in output
+
+
+@pytest.mark.slow
+def test_every_process_count_gives_the_same_matrix_of_ten_thousand_and_the_same_predictions() -> None:
+    def call(*args: str) -> None:
+        subprocess.run([sys.executable, "-m", "mnist_lightning", *args, "--trainer.accelerator", "cpu"], check=True)
+
+    main(["fit", "--model", "MLP", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"])
+    results = []
+    for number in (1, 2, 3):
+        for command in ("test", "predict"):
+            if number == 1:
+                main([command, "--trainer.accelerator", "cpu"])
+            else:
+                call(command, "--trainer.devices", str(number), "--trainer.strategy", "ddp")
+        matrix = (RUN / "test" / "confusion_matrix.csv").read_text()
+        assert sum(int(cell) for line in matrix.splitlines()[1:] for cell in line.split(",")[1:]) == 10_000
+        results.append((matrix, (RUN / "predictions.csv").read_text()))
+    assert results[0] == results[1] == results[2]
+    assert json.loads((RUN / "test" / "metrics.json").read_text())["accuracy"] > 0.93
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one() -> None:
+    flags = ["--model", "MLP", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    subprocess.run([sys.executable, "-m", "mnist_lightning", "fit", *flags, *ddp], check=True)
+    (row,) = [row for row in read_csv(RUN / "metrics.csv") if row["train/accuracy"]]
+    assert float(row["train/accuracy"]) > 0.8
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0"]
+    main(["test", "--trainer.accelerator", "cpu"])
+    assert json.loads((RUN / "test" / "metrics.json").read_text())["accuracy"] > 0.93

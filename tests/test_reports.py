@@ -1,0 +1,74 @@
+"""Reports equal scikit-learn's, and figures show what the matrix says."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics
+
+from mnist_lightning import reports
+
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.randint(0, 3, (500,), generator=GENERATOR)
+PREDICTIONS = torch.where(torch.rand(500, generator=GENERATOR) < 0.9, LABELS, (LABELS + 1) % 3)
+NAMES = ["cat", "dog", "eel"]
+CONFUSION = torch.from_numpy(metrics.confusion_matrix(LABELS, PREDICTIONS))
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_the_report_is_scikit_learns(as_dict: bool) -> None:
+    expected = metrics.classification_report(
+        LABELS, PREDICTIONS, target_names=NAMES, digits=4, output_dict=as_dict, zero_division=0.0
+    )
+    assert reports.classification_report(CONFUSION, NAMES, as_dict) == expected
+
+
+def test_a_class_that_never_occurs_does_not_break_the_report() -> None:
+    confusion = torch.tensor([[3, 0], [0, 0]])
+    assert reports.classification_report(confusion, ["a", "b"], as_dict=True)["b"]["f1-score"] == 0.0
+
+
+def test_all_files_are_written(tmp_path: Path) -> None:
+    reports.write_report(tmp_path, CONFUSION, 0.25, NAMES, {"dataset": "Pets"})
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == {
+        "accuracy": metrics.accuracy_score(LABELS, PREDICTIONS),
+        "loss": 0.25,
+        "num_images": 500,
+        "dataset": "Pets",
+    }
+    with (tmp_path / "confusion_matrix.csv").open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["label", *NAMES]
+    assert [row[0] for row in rows] == NAMES
+    assert [[int(cell) for cell in row[1:]] for row in rows] == CONFUSION.tolist()
+    assert "weighted avg" in (tmp_path / "classification_report.txt").read_text()
+    assert json.loads((tmp_path / "classification_report.json").read_text())["cat"]["support"] == CONFUSION[0].sum()
+    with Image.open(tmp_path / "confusion_matrix.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_the_figure_shows_rare_errors_and_leaves_what_never_happens_white() -> None:
+    confusion = torch.tensor([[1000, 0], [1, 999]])
+    figure = reports.confusion_figure(confusion, ["a", "b"], "title")
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "1000", "999"]
+    colors = axes.images[0].to_rgba(np.asarray(axes.images[0].get_array()))
+    darkness = 1 - np.asarray(colors)[:, :, :3].mean(2)
+    assert darkness[0, 1] < 0.05 < darkness[1, 0] < 0.5 < darkness[0, 0]
+    image = reports.render(figure)
+    assert (image.ndim, image.shape[2], str(image.dtype)) == (3, 3, "uint8")
+
+
+def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
+    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    reports.write_predictions(tmp_path / "p.csv", ["x/0", "x/1"], probabilities, ["a", "b"], torch.tensor([0, 0]))
+    assert (tmp_path / "p.csv").read_text() == (
+        "source,prediction,confidence,p0,p1,target\n"
+        "x/0,b,0.750000,0.250000,0.750000,a\n"
+        "x/1,a,1.000000,1.000000,0.000000,a\n"
+    )
