@@ -11,10 +11,10 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 
 from mnist_lightning import checkpoints
-from mnist_lightning.callbacks import ConfusionMatrices, FinalScores, ProgressBar
+from mnist_lightning.callbacks import ConfusionMatrices, FinalScores, ProgressBar, tensorboard_logger
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.models import Classifier
 
@@ -124,23 +124,7 @@ class CLI(LightningCLI):
         """Builds model, data and trainer, and loads the checkpoint's weights."""
         super().instantiate_classes()
         if stored := self.checkpoint:
-            chosen, names = type(self.model), self.datamodule.class_names
-            if _class_path(chosen) != stored.model_class:
-                raise ValueError(
-                    f"checkpoint {stored.path} holds a {stored.model_class}, not a {chosen.__name__}; "
-                    f"give --model {stored.model_class}"
-                )
-            if len(stored.model_options["class_names"]) != len(names):
-                raise ValueError(
-                    f"checkpoint {stored.path} knows {len(stored.model_options['class_names'])} classes and "
-                    f"{self.datamodule.dataset} has {len(names)}; choose another --data.dataset or --ckpt_path"
-                )
-            max_epochs = self.config.trainer.max_epochs
-            if self.command == "fit" and max_epochs != stored.max_epochs:
-                raise ValueError(
-                    f"--trainer.max_epochs {max_epochs} doesn't fit checkpoint {stored.path}, whose schedule is for "
-                    f"{stored.max_epochs}; leave the flag out, or train a new model without --ckpt_path"
-                )
+            self._check_that_flags_fit(stored)
             try:
                 self.model.load_state_dict(stored.weights)
             except RuntimeError as error:
@@ -149,6 +133,24 @@ class CLI(LightningCLI):
                     f"checkpoint {stored.path} doesn't fit the model that the flags describe ({mismatch}); "
                     "leave out the flags that change its shape"
                 ) from error
+
+    def _check_that_flags_fit(self, stored: checkpoints.Checkpoint) -> None:
+        chosen, names, max_epochs = type(self.model), self.datamodule.class_names, self.config.trainer.max_epochs
+        if _class_path(chosen) != stored.model_class:
+            raise ValueError(
+                f"checkpoint {stored.path} holds a {stored.model_class}, not a {chosen.__name__}; "
+                f"give --model {stored.model_class}"
+            )
+        if len(stored.model_options["class_names"]) != len(names):
+            raise ValueError(
+                f"checkpoint {stored.path} knows {len(stored.model_options['class_names'])} classes and "
+                f"{self.datamodule.dataset} has {len(names)}; choose another --data.dataset or --ckpt_path"
+            )
+        if self.command == "fit" and max_epochs != stored.max_epochs:
+            raise ValueError(
+                f"--trainer.max_epochs {max_epochs} doesn't fit checkpoint {stored.path}, whose schedule is for "
+                f"{stored.max_epochs}; leave the flag out, or train a new model without --ckpt_path"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks, less those that the flags switch off."""
@@ -160,11 +162,11 @@ class CLI(LightningCLI):
             )
         if config.max_epochs == -1 and config.max_steps == -1:
             raise ValueError("--trainer.max_epochs -1 has no end, and the one-cycle schedule needs one; give 1 or more")
-        callbacks: list[Callback] = [ConfusionMatrices(), *self.callbacks]
+        callbacks = [*self.callbacks]
         if config.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         if self.command == "fit":
-            callbacks.append(FinalScores())
+            callbacks += [ConfusionMatrices(), FinalScores()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
                 callbacks.append(checkpoints.BestCheckpoint())
         self.trainer_defaults["callbacks"] = callbacks
@@ -179,19 +181,17 @@ class CLI(LightningCLI):
             ) from error
 
     def open_run_dir(self) -> Path:
-        """Makes a folder for the run, or takes that of the checkpoint, and lets the loggers write to it."""
-        stored = self.checkpoint.run_dir if self.checkpoint and self.command != "fit" else None
+        """Makes a folder for the run and lets the loggers write to it, or takes the folder of the checkpoint's run."""
         logs_dir = Path(self.trainer.default_root_dir) / "lightning_logs"
-        is_first = self.trainer.is_global_zero  # the other processes write nothing
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return logs_dir
-        run_dir = stored or (checkpoints.make_run_dir(logs_dir) if is_first else logs_dir / "version_0")
         with contextlib.suppress(ValueError):
-            run_dir = run_dir.absolute().relative_to(Path.cwd())
-        if self.has_own_loggers and self.command in ("fit", "test"):
-            folder, name = run_dir.parent, run_dir.name
-            csv_loggers = [CSVLogger(folder, "", name)] if self.command == "fit" else []
-            self.trainer.loggers = [*csv_loggers, TensorBoardLogger(folder, "", name, default_hp_metric=False)]
+            logs_dir = logs_dir.relative_to(Path.cwd())
+        if self.checkpoint and self.checkpoint.run_dir and self.command != "fit":
+            return self.checkpoint.run_dir
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return logs_dir / "version_0"  # nothing is written there
+        run_dir = checkpoints.make_run_dir(logs_dir)
+        if self.has_own_loggers and self.command == "fit":
+            self.trainer.loggers = [CSVLogger(logs_dir, "", run_dir.name), tensorboard_logger(run_dir)]
         return run_dir
 
 

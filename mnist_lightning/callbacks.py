@@ -1,5 +1,6 @@
 """What watches a run: confusion matrices, final scores, predictions, the progress bar."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,20 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning import reports
 from mnist_lightning.checkpoints import BestCheckpoint
-from mnist_lightning.metrics import Scores
 from mnist_lightning.models import Classifier
+
+WITHOUT_EFFECT = ("class_names", "data_dir", "num_workers")
+"""Hyper-parameters that no score depends on."""
 
 
 def tensorboard(trainer: Trainer) -> list[TensorBoardLogger]:
     """Returns the TensorBoard loggers that this process writes to: none but in the first process."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
+
+
+def tensorboard_logger(run_dir: Path) -> TensorBoardLogger:
+    """Returns a logger that writes to a run's folder."""
+    return TensorBoardLogger(run_dir.parent, "", run_dir.name, default_hp_metric=False)
 
 
 def classifier(trainer: Trainer) -> Classifier:
@@ -27,24 +35,31 @@ def classifier(trainer: Trainer) -> Classifier:
     return model
 
 
+def show_confusion(
+    logger: TensorBoardLogger, stage: str, scores: dict[str, Tensor], model: Classifier, step: int
+) -> None:
+    """Adds a confusion matrix to TensorBoard's images.
+
+    Args:
+        logger: Where it goes.
+        stage: `val` or `test`.
+        scores: What `Scores` computed.
+        model: Knows the class names.
+        step: How many steps the model has been trained.
+    """
+    title = f"{stage}/accuracy {scores['accuracy'].item():.2%}"
+    image = reports.render(reports.confusion_figure(scores["confusion"], model.class_names, title))
+    logger.experiment.add_image(f"{stage}/confusion_matrix", image, step, dataformats="HWC")
+
+
 class ConfusionMatrices(Callback):
-    """Shows a confusion matrix in TensorBoard, after each validation and after a test."""
+    """Shows the validation images' confusion matrix after each epoch."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the validation images' matrix."""
-        self._show(trainer, "val", classifier(trainer).val_scores)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the test images' matrix."""
-        self._show(trainer, "test", classifier(trainer).test_scores)
-
-    def _show(self, trainer: Trainer, stage: str, scores: Scores) -> None:
+        """Adds it to TensorBoard's images."""
         for logger in tensorboard(trainer):
-            values = scores.compute()
-            title = f"{stage}/accuracy {values['accuracy'].item():.2%}"
-            figure = reports.confusion_figure(values["confusion"], classifier(trainer).class_names, title)
-            tag = f"{stage}/confusion_matrix"
-            logger.experiment.add_image(tag, reports.render(figure), trainer.global_step, dataformats="HWC")
+            model = classifier(trainer)
+            show_confusion(logger, "val", model.val_scores.compute(), model, trainer.global_step)
 
 
 class FinalScores(Callback):
@@ -56,7 +71,8 @@ class FinalScores(Callback):
         if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
             scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
             for logger in tensorboard(trainer):
-                logger.log_hyperparams(logger.hparams, scores, step=trainer.global_step)
+                options = {name: value for name, value in logger.hparams.items() if name not in WITHOUT_EFFECT}
+                logger.log_hyperparams(options, scores, step=trainer.global_step)
 
 
 class Predictions(Callback):
@@ -120,4 +136,4 @@ class ProgressBar(RichProgressBar):
         """Returns what stands beside the bar."""
         accuracy = trainer.callback_metrics.get("val/accuracy")
         values = {"loss": f"{self.loss.item():.3f}"}
-        return values if accuracy is None else {**values, "val/accuracy": f"{accuracy.item():.4f}"}
+        return values if accuracy is None else {**values, "val": f"{accuracy.item():.2%}"}

@@ -24,6 +24,7 @@ class Checkpoint:
         data_options: Arguments of the data module.
         weights: The model's state.
         num_epochs: How many epochs have been trained.
+        num_steps: How many batches those were.
         max_epochs: How many the schedule is for.
     """
 
@@ -33,6 +34,7 @@ class Checkpoint:
     data_options: dict[str, Any]
     weights: dict[str, Tensor]
     num_epochs: int
+    num_steps: int
     max_epochs: int
 
     @property
@@ -102,6 +104,7 @@ def read(path: Path) -> Checkpoint:
             content["datamodule_hyper_parameters"],
             content["state_dict"],
             content["epoch"] + 1,
+            content["global_step"],
             content["max_epochs"],
         )
     except (KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mnist_lightning import reports
 from mnist_lightning.arguments import CLI, one_line_errors
-from mnist_lightning.callbacks import Predictions
+from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import BestCheckpoint
 
 console = Console()
@@ -54,13 +54,19 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     cli = _prepare(command, flags)
     run_dir = _open_run_dir(cli)
     getattr(cli.trainer, command)(cli.model, cli.datamodule, verbose=False)
-    values = getattr(cli.model, f"{stage}_scores").compute()
-    confusion, loss, path = values["confusion"].cpu(), values["loss"].item(), str(cli.ckpt_path)
-    if cli.trainer.is_global_zero:
-        versions = {package: version(package) for package in ("mnist_lightning", "torch", "lightning")}
-        details = {"dataset": cli.datamodule.dataset, "checkpoint": path, "versions": versions}
-        reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
-    _say_scores(cli.trainer, path, values["accuracy"].item(), loss, int(confusion.sum()))
+    if not cli.trainer.is_global_zero:
+        return
+    scores = getattr(cli.model, f"{stage}_scores").compute()
+    accuracy, loss, confusion = scores["accuracy"].item(), scores["loss"].item(), scores["confusion"].cpu()
+    versions = {package: version(package) for package in ("mnist_lightning", "torch", "lightning")}
+    details = {"dataset": cli.datamodule.dataset, "checkpoint": str(cli.ckpt_path), "versions": versions}
+    reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
+    if stage == "test":
+        logger, step = tensorboard_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
+        logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
+        show_confusion(logger, stage, scores, cli.model, step)
+        logger.finalize("success")
+    _say_scores(cli.trainer, str(cli.ckpt_path), accuracy, loss, int(confusion.sum()))
     _say(cli.trainer, f"report      {run_dir / stage}")
 
 

@@ -33,9 +33,11 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) 
     axes = figure.subplots()
     # The power brings out a share of one in a thousand beside a diagonal of nearly one.
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
+    font_size = 11 if len(class_names) <= 12 else 6
     for row, column in zip(*counts.nonzero(), strict=True):
         color = "white" if shares[row, column] > 0.2 else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=font_size)
     ticks = range(len(class_names))
     rotation = 90 if max(map(len, class_names)) > 2 else 0
     axes.set_xticks(ticks, class_names, rotation=rotation)

@@ -2,16 +2,18 @@
 
 import gzip
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mnist_lightning import sources
+from mnist_lightning.__main__ import main
 from mnist_lightning.sources import File, Source, Split
 
-WriteDataset = Callable[..., Path]
+SMALL = ["--data.dataset", "Tiny", "--data.batch_size", "60", "--trainer.accelerator", "cpu"]
+MLP = ["--model", "MLP", "--model.init_args.hidden_sizes", "[24]", "--model.init_args.dropout", "0.1"]
+RUN = Path("lightning_logs/version_0")
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -52,3 +54,10 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source = Source(tuple("0123456789"), 0.2, 0.3, "the tests", "Tiny", files)
     monkeypatch.setitem(sources.SOURCES, "Tiny", source)
     return tmp_path / "data"
+
+
+@pytest.fixture
+def run(tiny: Path) -> Path:
+    """Trains a small MLP on `Tiny` for three epochs, and returns the run's folder."""
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
+    return RUN

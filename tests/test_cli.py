@@ -15,18 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnist_lightning import sources
 from mnist_lightning.__main__ import main
 from mnist_lightning.models import Classifier
+from tests.conftest import RUN, SMALL
 
-SMALL = ["--data.dataset", "Tiny", "--data.batch_size", "60", "--trainer.accelerator", "cpu"]
-MLP = ["--model", "MLP", "--model.init_args.hidden_sizes", "[24]", "--model.init_args.dropout", "0.1"]
-RUN = Path("lightning_logs/version_0")
 BEST = RUN / "checkpoints" / "best.ckpt"
-
-
-@pytest.fixture
-def run(tiny: Path) -> Path:
-    """Trains a small MLP for three epochs, and returns the run's folder."""
-    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
-    return RUN
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -74,7 +65,8 @@ def test_tensorboard_shows_scores_matrices_and_hyper_parameters(run: Path) -> No
     )
     assert "hp_metric" not in tags["scalars"]
     assert len(accumulator.Images("val/confusion_matrix")) == 3
-    assert len(accumulator.Images("test/confusion_matrix")) == 1
+    (matrix,), (accuracy,) = accumulator.Images("test/confusion_matrix"), accumulator.Scalars("test/accuracy")
+    assert matrix.step == accuracy.step == torch.load(BEST, weights_only=True)["global_step"]
     best = max(event.value for event in accumulator.Scalars("val/accuracy"))
     assert [event.value for event in accumulator.Scalars("best/val_accuracy")] == [best]
     assert "_hparams_/session_start_info" in accumulator.summary_metadata

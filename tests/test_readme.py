@@ -1,0 +1,83 @@
+"""The README's commands are the program's, and its tree is the folder's."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnist_lightning.__main__ import COMMANDS, main
+from tests.conftest import RUN, digits, idx
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
+LINES = [line.strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+CALLS = [
+    call.split("-m mnist_lightning ")[1]
+    for line in LINES
+    for call in line.partition("#")[0].split(" && ")
+    if "-m mnist_lightning " in call
+]
+
+
+def test_the_first_two_commands_train_and_test() -> None:
+    train, test = LINES[:2]
+    assert " pip install . " in train.replace("/bin/pip", "pip").replace(".venv", " ")
+    assert train.endswith("python -m mnist_lightning test")
+    assert "fit --config configs/cnn.yaml" in train
+    assert test.endswith("-m pytest")
+
+
+def test_every_command_has_a_call() -> None:
+    assert {call.split()[0] for call in CALLS} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call.startswith("fit")])
+def test_every_recipe_and_flag_is_understood(
+    call: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Path
+) -> None:
+    monkeypatch.chdir(ROOT) if "--config" in call else None
+    with pytest.raises(SystemExit) as done:
+        main([*shlex.split(call), "--print_config"])
+    assert done.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("fit")])
+def test_every_other_call_runs(call: str, run: Path) -> None:
+    main(shlex.split(call))
+
+
+def test_an_own_dataset_and_model_work_as_written(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    raw_dir = tmp_path / "data" / "Mine" / "raw"
+    raw_dir.mkdir(parents=True)
+    for split, num_images in (("train", 200), ("test", 40)):
+        for kind, array in zip(("images", "labels"), digits(num_images, num_classes=2), strict=True):
+            (raw_dir / f"{split}-{kind}").write_bytes(idx(array))
+    fit, test = (shlex.split(call)[1:] for call in re.findall(r"`python (mine.py [^`]*)`", README.replace("\n", " ")))
+    for call in ([*fit, "--trainer.max_epochs", "1"], test):
+        subprocess.run([sys.executable, "mine.py", *call], check=True)
+    metrics = json.loads((tmp_path / RUN / "test" / "metrics.json").read_text())
+    assert (metrics["dataset"], metrics["num_images"]) == ("Mine", 40)
+
+
+def test_the_tree_is_the_folders() -> None:
+    tree = README.split("## Layout")[1].split("```")[1]
+    listed = set(re.findall(r"^\s*([\w./_-]+\.(?:py|yaml))\b", tree, flags=re.MULTILINE))
+    package = {path.name for path in (ROOT / "mnist_lightning").glob("*.py")} - {"__init__.py"}
+    recipes = {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    assert listed == package | recipes
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 250
