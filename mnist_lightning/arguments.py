@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -18,6 +19,16 @@ from mnist_lightning.callbacks import ConfusionMatrices, FinalScores, ProgressBa
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.models import Classifier
 
+KEPT = (
+    "seed_everything",
+    "model",
+    "data",
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "devices", "num_nodes", "strategy")),
+    *(f"trainer.{name}" for name in ("limit_train_batches", "accumulate_grad_batches", "precision")),
+)
+"""Settings that decide what a resumed run computes."""
+FREE = ("data.data_dir", "data.num_workers")
+"""Those among them that don't."""
 LINKED = ("class_names", "mean", "std")
 """What the model takes from the data, so that a checkpoint alone can rebuild it."""
 TRAINER_DEFAULTS = {
@@ -54,7 +65,7 @@ class CLI(LightningCLI):
             save_config_callback=SaveConfigCallback if command == "fit" else None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False},
+            parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False, "allow_abbrev": False},
             subclass_mode_model=True,
             args=list(flags),
             run=False,
@@ -80,24 +91,31 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the flags, with a checkpoint's values as defaults."""
-        scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-        for name in ("--ckpt_path", "--trainer.default_root_dir"):
-            scan.add_argument(name)
-        given = {"ckpt_path": None, **vars(scan.parse_known_args(args)[0])}
-        self._read_checkpoint(given)
+        for name in LINKED:
+            if any(arg.startswith((f"--model.init_args.{name}", f"--model.{name}")) for arg in args):
+                raise ValueError(
+                    f"--model.init_args.{name} is taken from the data; see the flags that begin with --data"
+                )
+        args = _recipes_first(args)
+        scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        scan.add_argument("--ckpt_path", nargs="?")
+        scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
+        given = scan.parse_known_args(args)[0]
+        place = given.ckpt_path, given.root_dir
+        self._read_checkpoint(*place)
         self.config = self._parse(parser, args)
-        if self.config.ckpt_path != given["ckpt_path"]:  # a recipe names it
-            self._read_checkpoint(self.config)
+        if place != (self.config.ckpt_path, self.config.trainer.default_root_dir):  # a recipe names them
+            self._read_checkpoint(self.config.ckpt_path, self.config.trainer.default_root_dir)
             self.config = self._parse(parser, args)
         if self.problem:
             raise self.problem
 
-    def _read_checkpoint(self, given: Any) -> None:
-        ckpt_path = given["ckpt_path"] or (None if self.command == "fit" else "best")
-        logs_dir = Path(given.get("trainer.default_root_dir") or ".") / "lightning_logs"
+    def _read_checkpoint(self, ckpt_path: str | None, root_dir: str | None) -> None:
+        ckpt_path = ckpt_path or (None if self.command == "fit" else "best")
         self.problem: Exception | None = None
         try:
-            self.checkpoint = checkpoints.read(checkpoints.find(ckpt_path, logs_dir)) if ckpt_path else None
+            path = checkpoints.find(ckpt_path, Path(root_dir or ".") / "lightning_logs") if ckpt_path else None
+            self.checkpoint = checkpoints.read(path) if path else None
         except (OSError, ValueError) as error:
             self.problem = error  # told after --help and wrong flags had their turn
 
@@ -107,18 +125,25 @@ class CLI(LightningCLI):
         if stored := self.checkpoint:
             options = {name: value for name, value in stored.model_options.items() if name not in LINKED}
             stored_model = {"class_path": stored.model_class, "init_args": options}
-            parser.set_defaults({f"data.{name}": value for name, value in stored.data_options.items()})
-            parser.set_defaults({"trainer.max_epochs": stored.max_epochs})
             if stored.model_class in _known_classes():  # nothing is imported because a file says so
                 default = stored_model
+            if self.command == "fit" and stored.recipe:  # a resumed run has the settings it began with
+                args = ["--config", stored.recipe, *args]
+            else:
+                _set_data_defaults(parser, stored)
         parser.set_defaults({"model": default})
-        # --print_config would end the program here, before it is known which class is chosen.
-        chosen = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")]).model.class_path
-        if chosen != default["class_path"]:
-            # jsonargparse would carry the default class's arguments over to the chosen one.
-            is_stored = stored_model is not None and chosen == stored_model["class_path"]
-            parser.set_defaults({"model": stored_model if is_stored else None})
-        return parser.parse_args(args)
+        try:
+            # --print_config would end the program here, before it is known which class is chosen.
+            chosen = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")]).model.class_path
+            if chosen != default["class_path"]:
+                # jsonargparse would carry the default class's arguments over to the chosen one.
+                is_stored = stored_model is not None and chosen == stored_model["class_path"]
+                parser.set_defaults({"model": stored_model if is_stored else None})
+            config = parser.parse_args(args)
+            config.trainer.items()
+        except AttributeError as error:
+            raise ValueError("trainer, model and data in a recipe must each be a mapping of names to values") from error
+        return config
 
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer, and loads the checkpoint's weights."""
@@ -135,22 +160,34 @@ class CLI(LightningCLI):
                 ) from error
 
     def _check_that_flags_fit(self, stored: checkpoints.Checkpoint) -> None:
-        chosen, names, max_epochs = type(self.model), self.datamodule.class_names, self.config.trainer.max_epochs
+        chosen, names = type(self.model), self.datamodule.class_names
         if _class_path(chosen) != stored.model_class:
             raise ValueError(
                 f"checkpoint {stored.path} holds a {stored.model_class}, not a {chosen.__name__}; "
                 f"give --model {stored.model_class}"
             )
-        if len(stored.model_options["class_names"]) != len(names):
+        stored_names = stored.model_options.get("class_names", ())
+        if len(stored_names) != len(names):
             raise ValueError(
-                f"checkpoint {stored.path} knows {len(stored.model_options['class_names'])} classes and "
-                f"{self.datamodule.dataset} has {len(names)}; choose another --data.dataset or --ckpt_path"
+                f"checkpoint {stored.path} knows {len(stored_names)} classes and {self.datamodule.dataset} has "
+                f"{len(names)}; choose another --data.dataset or --ckpt_path"
             )
-        if self.command == "fit" and max_epochs != stored.max_epochs:
-            raise ValueError(
-                f"--trainer.max_epochs {max_epochs} doesn't fit checkpoint {stored.path}, whose schedule is for "
-                f"{stored.max_epochs}; leave the flag out, or train a new model without --ckpt_path"
-            )
+        if self.command == "fit" and stored.recipe:
+            then, now = (_flatten(yaml.safe_load(text)) for text in (stored.recipe, self.parser.dump(self.config)))
+            for name in sorted(then.keys() | now.keys()):
+                if name.startswith(KEPT) and name not in FREE and then.get(name) != now.get(name):
+                    raise ValueError(
+                        f"{name} is {then.get(name)} in {stored.path}, not {now.get(name)}, and a resumed run keeps "
+                        "its settings; leave the flag out, or train a new model without --ckpt_path"
+                    )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the checkpoint to go on from has all its epochs or steps."""
+        limits, stored = self.config.trainer, self.checkpoint
+        return stored is not None and (
+            0 <= (limits.max_epochs or -1) <= stored.num_epochs or 0 <= limits.max_steps <= stored.num_steps
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks, less those that the flags switch off."""
@@ -160,13 +197,16 @@ class CLI(LightningCLI):
                 f"--trainer.overfit_batches {config.overfit_batches} would replace the order of images; "
                 "use --trainer.limit_train_batches"
             )
-        if config.max_epochs == -1 and config.max_steps == -1:
+        if self.command == "fit" and config.max_epochs == -1 and config.max_steps == -1:
             raise ValueError("--trainer.max_epochs -1 has no end, and the one-cycle schedule needs one; give 1 or more")
+        for name in ("train", "val", "test", "predict"):
+            if config[f"limit_{name}_batches"] == 0:
+                raise ValueError(f"--trainer.limit_{name}_batches 0 leaves nothing to do; give 1 or more")
         callbacks = [*self.callbacks]
         if config.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         if self.command == "fit":
-            callbacks += [ConfusionMatrices(), FinalScores()]
+            callbacks += [ConfusionMatrices(), FinalScores(), checkpoints.Recipe(self.parser.dump(self.config))]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
                 callbacks.append(checkpoints.BestCheckpoint())
         self.trainer_defaults["callbacks"] = callbacks
@@ -175,10 +215,10 @@ class CLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs, **({"logger": False} if self.has_own_loggers else {}))
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-            given = " ".join(f"--trainer.{name} {config[name]}" for name in ("accelerator", "devices", "strategy"))
-            raise ValueError(
-                f"{given}: {str(error).rstrip('!.')}; --trainer.accelerator auto takes what is there"
-            ) from error
+            names = ("accelerator", "devices", "strategy")
+            given = [f"--trainer.{name} {config[name]}" for name in names if config[name] != "auto"]
+            advice = "; --trainer.accelerator auto takes what is there" if given else ""
+            raise ValueError(f"{' '.join(given) or '--trainer'}: {str(error).rstrip('!.')}{advice}") from error
 
     def open_run_dir(self) -> Path:
         """Makes a folder for the run and lets the loggers write to it, or takes the folder of the checkpoint's run."""
@@ -192,7 +232,31 @@ class CLI(LightningCLI):
         run_dir = checkpoints.make_run_dir(logs_dir)
         if self.has_own_loggers and self.command == "fit":
             self.trainer.loggers = [CSVLogger(logs_dir, "", run_dir.name), tensorboard_logger(run_dir)]
+        if best := checkpoints.find_best(self.trainer):
+            best.dirpath = str(run_dir / "checkpoints")
         return run_dir
+
+
+def _recipes_first(args: Sequence[str]) -> list[str]:
+    """Moves `--config` to the front: flags win over recipes, wherever they stand."""
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
+    known, flags = scan.parse_known_args(args)
+    return [*(f"--config={path}" for path in known.config), *flags]
+
+
+def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Checkpoint) -> None:
+    try:
+        parser.set_defaults({f"data.{name}": value for name, value in stored.data_options.items()})
+    except KeyError as error:
+        raise ValueError(f"checkpoint {stored.path} was written by another version ({error})") from error
+
+
+def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    parts = (_flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in settings.items())
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _known_classes() -> set[str]:

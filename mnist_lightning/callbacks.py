@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning import reports
-from mnist_lightning.checkpoints import BestCheckpoint
+from mnist_lightning.checkpoints import find_best
 from mnist_lightning.models import Classifier
 
 WITHOUT_EFFECT = ("class_names", "data_dir", "num_workers")
@@ -67,8 +67,8 @@ class FinalScores(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes them beside the hyper-parameters."""
-        best = trainer.checkpoint_callback
-        if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
+        best = find_best(trainer)
+        if best and best.best_model_score is not None:
             scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
             for logger in tensorboard(trainer):
                 options = {name: value for name, value in logger.hparams.items() if name not in WITHOUT_EFFECT}
@@ -124,6 +124,7 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=20)
+        self.loss: Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -135,5 +136,5 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Returns what stands beside the bar."""
         accuracy = trainer.callback_metrics.get("val/accuracy")
-        values = {"loss": f"{self.loss.item():.3f}"}
-        return values if accuracy is None else {**values, "val": f"{accuracy.item():.2%}"}
+        loss = {} if self.loss is None else {"loss": f"{self.loss.item():.3f}"}
+        return loss if accuracy is None else {**loss, "val": f"{accuracy.item():.2%}"}

@@ -1,16 +1,26 @@
 """Run folders and their checkpoints: making, finding, reading and keeping the best."""
 
-import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 NEXT_STEP = "train one with `python -m mnist_lightning fit`"
+KINDS = {
+    "model_class": str,
+    "hyper_parameters": dict,
+    "datamodule_hyper_parameters": dict,
+    "state_dict": dict,
+    "callbacks": dict,
+    "epoch": int,
+    "global_step": int,
+}
+"""What a checkpoint of this package has at least."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Checkpoint:
         weights: The model's state.
         num_epochs: How many epochs have been trained.
         num_steps: How many batches those were.
-        max_epochs: How many the schedule is for.
+        recipe: All settings of the run as YAML; empty if it was not made by the command line.
     """
 
     path: Path
@@ -35,7 +45,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     num_epochs: int
     num_steps: int
-    max_epochs: int
+    recipe: str
 
     @property
     def run_dir(self) -> Path | None:
@@ -45,7 +55,7 @@ class Checkpoint:
 
 def run_dirs(logs_dir: Path) -> list[Path]:
     """Returns the run folders `version_N`, oldest first."""
-    numbered = [path for path in logs_dir.glob("version_*") if path.name.removeprefix("version_").isdigit()]
+    numbered = [path for path in logs_dir.glob("version_*") if path.name.removeprefix("version_").isdecimal()]
     return sorted(numbered, key=lambda path: int(path.name.removeprefix("version_")))
 
 
@@ -93,22 +103,37 @@ def read(path: Path) -> Checkpoint:
         ValueError: The file is damaged, or was not written by this package.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch promises no particular one for what is not a checkpoint
         raise ValueError(f"checkpoint {path} is damaged, or not a checkpoint at all; {NEXT_STEP}") from error
-    try:
-        return Checkpoint(
-            path,
-            content["model_class"],
-            content["hyper_parameters"],
-            content["datamodule_hyper_parameters"],
-            content["state_dict"],
-            content["epoch"] + 1,
-            content["global_step"],
-            content["max_epochs"],
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {path} was not written by mnist_lightning; {NEXT_STEP}") from error
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in KINDS.items()):
+        raise ValueError(f"checkpoint {path} was not written by mnist_lightning; {NEXT_STEP}")
+    return Checkpoint(
+        path,
+        model_class=content["model_class"],
+        model_options=content["hyper_parameters"],
+        data_options=content["datamodule_hyper_parameters"],
+        weights=content["state_dict"],
+        num_epochs=content["epoch"] + 1,
+        num_steps=content["global_step"],
+        recipe=content["callbacks"].get("Recipe", {}).get("recipe", ""),
+    )
+
+
+class Recipe(Callback):
+    """Stores all settings of a run in its checkpoints, for a resumed run to have the same.
+
+    Args:
+        recipe: The settings as YAML.
+    """
+
+    def __init__(self, recipe: str) -> None:
+        self.recipe = recipe
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what is stored."""
+        return {"recipe": self.recipe}
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -127,7 +152,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Tells whether the epoch just ended is the best so far."""
-        loss = float(trainer.callback_metrics["val/loss"])
+        loss = float(trainer.callback_metrics.get("val/loss", float("inf")))  # an epoch may have no validation
         is_tie = current is not None and current == self.best_model_score and loss < self.best_loss
         is_best = super().check_monitor_top_k(trainer, current) or is_tie
         if is_best:
@@ -143,3 +168,8 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_loss = state_dict["best_loss"]
         # A resumed run has a folder of its own, and still knows the best epoch so far.
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
+def find_best(trainer: Trainer) -> BestCheckpoint | None:
+    """Returns a trainer's `BestCheckpoint`; it has none when checkpoints are switched off."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)), None)

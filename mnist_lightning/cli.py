@@ -13,7 +13,7 @@ from rich.table import Table
 from mnist_lightning import reports
 from mnist_lightning.arguments import CLI, one_line_errors
 from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
-from mnist_lightning.checkpoints import BestCheckpoint
+from mnist_lightning.checkpoints import find_best
 
 console = Console()
 
@@ -21,8 +21,8 @@ console = Console()
 def fit(flags: Sequence[str]) -> None:
     """Trains a classifier; ends with its validation scores, the run's folder and the next commands."""
     cli = _prepare("fit", flags)
-    if cli.checkpoint and cli.checkpoint.num_epochs >= cli.checkpoint.max_epochs:
-        _say(cli.trainer, f"{cli.ckpt_path} has all its {cli.checkpoint.max_epochs} epochs; nothing is left to train")
+    if cli.is_finished:
+        _say(cli.trainer, f"{cli.ckpt_path} has all its epochs; nothing is left to train")
         return
     run_dir = _open_run_dir(cli)
     data, num_parameters = cli.datamodule, sum(p.numel() for p in cli.model.parameters())
@@ -32,11 +32,13 @@ def fit(flags: Sequence[str]) -> None:
         f"{len(data.train_indices):,} images to train, {len(data.val_indices):,} to validate",
     )
     cli.trainer.fit(cli.model, data, ckpt_path=cli.ckpt_path, weights_only=True)
-    best = cli.trainer.checkpoint_callback
-    if isinstance(best, BestCheckpoint) and best.best_model_score is not None:
-        _say_scores(cli.trainer, "best epoch", best.best_model_score.item(), best.best_loss, len(data.val_indices))
+    best = find_best(cli.trainer)
+    if best and best.best_model_score is not None:
+        num_images = int(cli.model.val_scores.compute()["confusion"].sum())
+        _say_scores(cli.trainer, "best epoch", best.best_model_score.item(), best.best_loss, num_images)
+        flag = "" if run_dir.parent == Path("lightning_logs") else f" --ckpt_path {best.best_model_path}"
         _say(cli.trainer, f"run folder  {run_dir}")
-        _say(cli.trainer, "next        python -m mnist_lightning test")
+        _say(cli.trainer, f"next        python -m mnist_lightning test{flag}")
         _say(cli.trainer, f"            tensorboard --logdir {run_dir.parent}")
 
 
@@ -58,15 +60,19 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
         return
     scores = getattr(cli.model, f"{stage}_scores").compute()
     accuracy, loss, confusion = scores["accuracy"].item(), scores["loss"].item(), scores["confusion"].cpu()
+    _say(cli.trainer, f"checkpoint  {cli.ckpt_path}")
+    _say_scores(cli.trainer, f"{command} images", accuracy, loss, int(confusion.sum()))
+    if _is_partial(cli, int(confusion.sum()), len(getattr(cli.datamodule, f"{stage}_indices"))):
+        return
     versions = {package: version(package) for package in ("mnist_lightning", "torch", "lightning")}
     details = {"dataset": cli.datamodule.dataset, "checkpoint": str(cli.ckpt_path), "versions": versions}
-    reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
+    with one_line_errors(command):
+        reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
     if stage == "test":
         logger, step = tensorboard_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
         show_confusion(logger, stage, scores, cli.model, step)
         logger.finalize("success")
-    _say_scores(cli.trainer, str(cli.ckpt_path), accuracy, loss, int(confusion.sum()))
     _say(cli.trainer, f"report      {run_dir / stage}")
 
 
@@ -76,17 +82,27 @@ def predict(flags: Sequence[str]) -> None:
     cli = _prepare("predict", flags, [predictions])
     path = Path(cli.config.output or _open_run_dir(cli) / "predictions.csv")
     cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
-    if cli.trainer.is_global_zero:
-        sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
-        class_names = cli.datamodule.class_names
+    if not cli.trainer.is_global_zero or _is_partial(cli, len(predictions.labels), len(cli.datamodule.test_indices)):
+        return
+    sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
+    class_names = cli.datamodule.class_names
+    with one_line_errors("predict"):
         reports.write_predictions(path, sources, predictions.probabilities, class_names, predictions.labels)
     _say(cli.trainer, f"predictions {path}")
+
+
+def _is_partial(cli: CLI, num_images: int, num_expected: int) -> bool:
+    if num_images < num_expected:
+        _say(cli.trainer, f"only {num_images:,} of {num_expected:,} images were looked at; nothing is written")
+    return num_images < num_expected
 
 
 def _prepare(command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> CLI:
     with one_line_errors(command):
         cli = CLI(command, flags, callbacks)
-        cli.datamodule.prepare_data()
+        output = Path(cli.config.get("output") or "predictions.csv")
+        if output.is_dir() or (not output.absolute().parent.is_dir() and output.absolute().parent.exists()):
+            raise ValueError(f"--output {output} is a folder or lies in a file; give a file to write")
         cli.datamodule.setup(command)
         return cli
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from mnist_lightning import sources
-from mnist_lightning.models import Batch, normalize
+from mnist_lightning.models import Batch, check_range, normalize
 
 EVALUATION_BATCH_SIZE = 1000
 """Images a step where no gradients are kept: fewer, larger steps are faster, and the scores are the same."""
@@ -48,7 +48,7 @@ class Batches(DistributedSampler[Tensor]):
 
     Args:
         indices: `(N,)` int64, the images to draw from.
-        batch_size: Images in the largest batch; batches differ by one image at most.
+        batch_size: Images in a batch; batches differ by one image at most, so that none is much smaller.
         seed: Shuffles anew each epoch; `None` keeps the order.
         rank: Which process this is.
         num_replicas: How many processes share the images.
@@ -62,7 +62,7 @@ class Batches(DistributedSampler[Tensor]):
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return math.ceil(math.ceil(len(self.indices) / self.num_replicas) / self.batch_size)
+        return math.ceil(len(self.indices) // self.num_replicas / self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         indices = self.indices
@@ -131,16 +131,13 @@ class MNISTDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         source = sources.find_source(dataset)
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size} is not allowed; it must be 1 or more, such as 128")
-        if not 0 < validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction {validation_fraction} is not allowed; it must lie between 0 and 1, such as 0.1"
-            )
-        if num_workers < 0:
-            raise ValueError(f"num_workers {num_workers} is not allowed; it must be 0 or more")
         mean = source.mean if mean is None else mean
         std = source.std if std is None else std
+        is_fraction = 0 < validation_fraction < 1
+        check_range("batch_size", batch_size, batch_size > 0, "1 or more, such as 128")
+        check_range("validation_fraction", validation_fraction, is_fraction, "between 0 and 1, such as 0.1")
+        check_range("num_workers", num_workers, num_workers >= 0, "0 or more")
+        check_range("std", std, std > 0, "more than 0, such as 0.3")
         self.save_hyperparameters()
         self.dataset = dataset
         self.data_dir = Path(data_dir)
@@ -153,7 +150,7 @@ class MNISTDataModule(LightningDataModule):
         self.class_names = list(source.class_names)
 
     def prepare_data(self) -> None:
-        """Downloads what is missing, in one process, before the others look for it."""
+        """Downloads what is missing, in one process of each machine, before the others look for it."""
         if not sources.find_source(self.dataset).is_bundled:
             sources.load(self.dataset, "train", self.data_dir)
             sources.load(self.dataset, "test", self.data_dir)

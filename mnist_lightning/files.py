@@ -9,14 +9,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file beside its target and moves it into place, so that no reader ever sees half of it.
 
     Args:
-        path: The target; its folder is made if need be.
+        path: The target; its folder is made if need be. A link is followed, a device or pipe is written to.
         content: Bytes, or text that is encoded as UTF-8.
 
     Raises:
         OSError: The folder can't be written; an earlier file is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
     data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)  # a folder raises
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
         temporary = Path(stream.name)
         try:

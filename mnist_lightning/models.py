@@ -29,6 +29,12 @@ def normalize(images: Tensor, mean: float, std: float) -> Tensor:
     return images.unsqueeze(1).float().div_(255).sub_(mean).div_(std)
 
 
+def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
+    """Raises a ValueError that says what was given and what is allowed, unless the value is."""
+    if not is_allowed:
+        raise ValueError(f"{name} {value} is not allowed; it must be {allowed}")
+
+
 class Classifier(LightningModule):
     """What every classifier shares: the step, the scores, the optimiser. Children set `network`.
 
@@ -39,6 +45,9 @@ class Classifier(LightningModule):
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: AdamW's, for weights; biases and BatchNorm have none.
         label_smoothing: Share of each training target that is spread over all classes.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     network: nn.Module
@@ -53,6 +62,11 @@ class Classifier(LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if type(self) is Classifier:
+            raise ValueError("Classifier has no network of its own; choose MLP, CNN or a child class of yours")
+        check_range("learning_rate", learning_rate, learning_rate > 0, "more than 0, such as 0.001")
+        check_range("weight_decay", weight_decay, weight_decay >= 0, "0 or more, such as 0.01")
+        check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "at least 0 and less than 1")
         self.save_hyperparameters()
         self.class_names = tuple(class_names)
         self.learning_rate = learning_rate
@@ -64,7 +78,7 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits `(N, C)` float32 for normalised images `(N, 1, 28, 28)` float32."""
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(images.to(self.dtype))  # another than float32 with --trainer.precision 16-true
         return logits
 
     def _step(self, batch: Batch, scores: Scores, label_smoothing: float = 0.0) -> Tensor:
@@ -139,9 +153,8 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the class, so that a checkpoint alone can rebuild the model, and how long the schedule is."""
+        """Adds the class, so that a checkpoint alone can rebuild the model."""
         checkpoint["model_class"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["max_epochs"] = self.trainer.max_epochs
 
 
 class MLP(Classifier):
@@ -155,6 +168,8 @@ class MLP(Classifier):
 
     def __init__(self, hidden_sizes: Sequence[int] = (512, 256), dropout: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_range("hidden_sizes", list(hidden_sizes), all(n > 0 for n in hidden_sizes), "1 or more each")
+        check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
         sizes = [28 * 28, *hidden_sizes]
         hidden = [
             layer
@@ -175,8 +190,8 @@ class CNN(Classifier):
 
     def __init__(self, widths: Sequence[int] = (16, 32, 64), dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if len(widths) != 3:
-            raise ValueError(f"widths {list(widths)} has {len(widths)} numbers; CNN needs 3, such as [16, 32, 64]")
+        check_range("widths", list(widths), len(widths) == 3 and min(widths) > 0, "3 numbers, such as [16, 32, 64]")
+        check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
         narrow, medium, wide = widths
         self.network = nn.Sequential(
             *_convolution(1, narrow, kernel_size=5, stride=2),

@@ -21,6 +21,8 @@ from torch import Tensor
 from mnist_lightning.files import write_atomically
 
 Split = Literal["train", "test"]
+Content = bytes | memoryview
+"""A file's content: in memory, or mapped so that only what is used takes memory, and once for all processes."""
 
 PACKAGE_DIR = Path(__file__).parent
 BUNDLED_DIR = PACKAGE_DIR / "mnist"
@@ -133,10 +135,14 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     source = find_source(dataset)
     raw_dir = data_dir / source.torchvision_class / "raw"
     contents = [_read(source, file, raw_dir) for file in source.files[split]]
-    if None in contents:
+    if any(content is None for content in contents):
         _download(source, split, raw_dir)
         contents = [_read(source, file, raw_dir) for file in source.files[split]]
-    images, labels = (_parse_idx(content) for content in contents if content is not None)
+    images, labels = (
+        _parse_idx(content, raw_dir / file.name)
+        for file, content in zip(source.files[split], contents, strict=True)
+        if content is not None
+    )
     if labels.ndim == 2:  # QMNIST stores eight numbers an image; the first is the class
         labels = labels[:, 0]
     if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max() >= len(source.class_names):
@@ -150,37 +156,40 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     return images[:end], labels[:end].to(torch.uint8)
 
 
-def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:
+def _read(source: Source, file: File, raw_dir: Path) -> Content | None:
     """Returns the first whole copy of a file, unpacked, and mends a wrong unpacked one on the way."""
     for content, packed in _copies(source, file, raw_dir):
         if _is_whole(file, content, packed):
             if packed is not None and (raw_dir / file.name).exists():
-                write_atomically(raw_dir / file.name, content)
+                write_atomically(raw_dir / file.name, bytes(content))
             return content
     return None
 
 
-def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[bytes, bytes | None]]:
+def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[Content, bytes | None]]:
     """Yields each readable copy as unpacked content and, if it was packed, packed content; the nearest first."""
     bundled = [BUNDLED_DIR / f"{file.name}.gz"] if source.is_bundled else []
     for path in (*bundled, raw_dir / file.name, raw_dir / f"{file.name}.gz", raw_dir / "gzip.zip"):
         # A copy that can't be read or unpacked is no copy; the next one or a download takes its place.
-        with contextlib.suppress(OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
+        with contextlib.suppress(OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile):
+            if path.suffix not in (".gz", ".zip"):
+                yield np.memmap(path, np.uint8, mode="c").data, None  # private: what is written to it stays in memory
+                continue
             if path.name == "gzip.zip":  # EMNIST's download: the files of all its splits
                 with zipfile.ZipFile(path) as archive:
-                    content = archive.read(f"gzip/{file.name}.gz")
+                    packed = archive.read(f"gzip/{file.name}.gz")
             else:
-                content = path.read_bytes()
-            yield (gzip.decompress(content), content) if path.suffix in (".gz", ".zip") else (content, None)
+                packed = path.read_bytes()
+            yield gzip.decompress(packed), packed
 
 
-def _is_whole(file: File, content: bytes, packed: bytes | None) -> bool:
+def _is_whole(file: File, content: Content, packed: bytes | None) -> bool:
     if not (file.unpacked or file.packed):
         return True  # nobody published a checksum of a user's own dataset
     return _matches(content, file.unpacked) or (packed is not None and _matches(packed, file.packed))
 
 
-def _matches(content: bytes, checksum: str) -> bool:
+def _matches(content: Content, checksum: str) -> bool:
     algorithm, _, digest = checksum.partition(":")
     return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
 
@@ -194,9 +203,9 @@ def _download(source: Source, split: Split, raw_dir: Path) -> None:
     if dataset_class is None:
         raise OSError(f"no good copy of {names} in {raw_dir}; put the files there, packed or unpacked")
     with contextlib.ExitStack() as stack:
-        if not raw_dir.exists():
-            raw_dir.mkdir(parents=True)
-            stack.callback(_remove_if_empty, raw_dir)
+        missing = [folder for folder in (raw_dir, *raw_dir.parents) if not folder.exists()]
+        raw_dir.mkdir(parents=True, exist_ok=True)
+        stack.callback(_remove_if_empty, missing)
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=raw_dir, prefix=".download-")))
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(TIMEOUT_S)
@@ -213,9 +222,9 @@ def _download(source: Source, split: Split, raw_dir: Path) -> None:
                 path.replace(raw_dir / path.name)
 
 
-def _remove_if_empty(raw_dir: Path) -> None:
+def _remove_if_empty(folders: list[Path]) -> None:
     with contextlib.suppress(OSError):  # something is in it
-        for folder in (raw_dir, raw_dir.parent, raw_dir.parent.parent):
+        for folder in folders:
             folder.rmdir()
 
 
@@ -228,16 +237,17 @@ def _addresses(dataset_class: Any, split: Split) -> list[str]:
     return list(dataset_class.mirrors)
 
 
-def _parse_idx(content: bytes) -> Tensor:
+def _parse_idx(content: Content, path: Path) -> Tensor:
     """Reads the IDX format: two zero bytes, a type, the number of dimensions, the dimensions, the numbers.
 
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
     dtypes: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
-    dtype = dtypes.get(content[2] if len(content) > 3 else -1)
-    start = 4 + 4 * content[3] if dtype else 0
-    shape = np.frombuffer(content[4:start], ">u4").astype(np.int64)
-    if dtype is None or content[:2] != b"\0\0" or len(content) - start != shape.prod() * dtype.itemsize:
-        raise ValueError("a dataset file is not in IDX format: its header doesn't fit its length")
+    magic = bytes(content[:4])
+    dtype = dtypes.get(magic[2]) if len(magic) == 4 and magic.startswith(b"\0\0") else None
+    start = 4 + 4 * magic[3] if dtype else 0
+    shape = np.frombuffer(bytes(content[4:start]), ">u4").astype(np.int64)
+    if dtype is None or len(content) - start != shape.prod() * dtype.itemsize:
+        raise ValueError(f"{path} is not in IDX format, or not all of it is there; replace it by a good copy")
     numbers = np.frombuffer(content, dtype, offset=start).reshape(shape)
-    return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
+    return torch.from_numpy(numbers.astype(dtype.newbyteorder("="), copy=not numbers.flags.writeable))

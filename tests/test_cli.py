@@ -1,6 +1,7 @@
 """Every command from its flags to its files, on a tiny dataset; and every wrong flag's one line."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mnist_lightning.__main__ import main
 from mnist_lightning.models import Classifier
 from tests.conftest import RUN, SMALL
 
+SEE = "see python -m mnist_lightning fit --help"
 BEST = RUN / "checkpoints" / "best.ckpt"
 
 
@@ -117,54 +119,151 @@ def test_a_checkpoint_outside_a_run_gets_a_new_run_folder(run: Path) -> None:
     assert not (run / "test").exists()
 
 
-def test_flags_win_over_what_the_checkpoint_says(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shifted = sources.SOURCES["Tiny"]
-    monkeypatch.setitem(sources.SOURCES, "Other", shifted)
+def test_flags_win_over_what_the_checkpoint_says(tiny: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_source = sources.SOURCES["Tiny"]
+    files = {**tiny_source.files, "test": tiny_source.files["train"]}
+    monkeypatch.setitem(sources.SOURCES, "Other", dataclasses.replace(tiny_source, files=files))
     main(["test", "--data.dataset", "Other"])
-    assert json.loads((run / "test" / "metrics.json").read_text())["dataset"] == "Other"
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
+    assert (metrics["dataset"], metrics["num_images"]) == ("Other", 400)
 
 
-def test_the_normalisation_is_the_checkpoints(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["test", "--print_config"])
-    assert "mean: 0.2\n  std: 0.3\n" in capsys.readouterr().out
+def test_the_normalisation_is_the_checkpoints(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["test"])
+    before = json.loads((run / "test" / "metrics.json").read_text())["loss"]
+    monkeypatch.setitem(sources.SOURCES, "Tiny", dataclasses.replace(sources.SOURCES["Tiny"], mean=0.9, std=2.0))
+    main(["test"])
+    assert json.loads((run / "test" / "metrics.json").read_text())["loss"] == before
 
 
-def test_fit_goes_on_where_it_was_interrupted(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def interrupt(recipe: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains until the third epoch's validation, and no further."""
+
     def fail_in_the_third_epoch(model: Classifier) -> None:
         if model.current_epoch == 2:
             raise RuntimeError("power cut")
 
-    recipe = ["fit", "--config", str(run / "config.yaml")]
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(Classifier, "on_validation_epoch_start", fail_in_the_third_epoch)
         main(recipe)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ["fit", *SMALL, "--trainer.max_epochs", "3", "--seed_everything", "5"]
+    main(recipe)
+    interrupt(recipe, monkeypatch)
     main(["fit", "--ckpt_path", "last"])
-    whole, interrupted, resumed = (
-        torch.load(f"lightning_logs/version_{number}/checkpoints/last.ckpt", weights_only=True) for number in (0, 1, 2)
+    whole, resumed = (
+        torch.load(f"lightning_logs/version_{number}/checkpoints/last.ckpt", weights_only=True) for number in (0, 2)
     )
-    assert (resumed["epoch"], resumed["global_step"]) == (whole["epoch"], whole["global_step"]) == (2, 18)
-    assert resumed["hyper_parameters"] == whole["hyper_parameters"]
-    before, after = (
+    assert (resumed["epoch"], resumed["global_step"]) == (2, 18)
+    assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+    best = [
         state["best_model_score"]
-        for stored in (interrupted, resumed)
+        for stored in (whole, resumed)
         for name, state in stored["callbacks"].items()
         if name.startswith("BestCheckpoint")
-    )
-    assert after >= before
+    ]
+    assert best[0] == best[1]
 
+
+def test_a_resumed_run_keeps_its_settings(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(["fit", *SMALL, "--trainer.max_epochs", "3"], monkeypatch)
+    path = RUN / "checkpoints" / "last.ckpt"
+    for flag, name, then, now in (
+        ("--trainer.max_epochs", "trainer.max_epochs", "3", "9"),
+        ("--model.init_args.learning_rate", "model.init_args.learning_rate", "0.01", "0.5"),
+        ("--data.split_seed", "data.split_seed", "0", "9"),
+        ("--seed_everything", "seed_everything", "0", "1"),
+    ):
+        assert line_of(["fit", "--ckpt_path", "last", flag, now], capsys) == (
+            f"error: {name} is {then} in {path}, not {now}, and a resumed run keeps its settings; "
+            "leave the flag out, or train a new model without --ckpt_path\n"
+        )
+    assert not Path("lightning_logs/version_1").exists()
+
+
+def test_resuming_a_finished_run_does_nothing(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     main(["fit", "--ckpt_path", "last"])
-    path = "lightning_logs/version_2/checkpoints/last.ckpt"
-    assert f"{path} has all its 3 epochs; nothing is left to train" in capsys.readouterr().out
-    assert not Path("lightning_logs/version_3").exists()
-    assert line_of(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "9"], capsys) == (
-        f"error: --trainer.max_epochs 9 doesn't fit checkpoint {path}, whose schedule is for 3; "
-        "leave the flag out, or train a new model without --ckpt_path\n"
+    path = run / "checkpoints" / "last.ckpt"
+    assert f"{path} has all its epochs; nothing is left to train" in capsys.readouterr().out
+    assert not Path("lightning_logs/version_1").exists()
+
+
+def test_flags_win_over_recipes_wherever_they_stand(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text("trainer:\n  max_epochs: 7\n  default_root_dir: runs\n")
+    for args in (["-c", "recipe.yaml"], ["--config=recipe.yaml"]):
+        for flags in ([*args, "--trainer.max_epochs", "1"], ["--trainer.max_epochs", "1", *args]):
+            with pytest.raises(SystemExit):
+                main(["fit", *SMALL, *flags, "--print_config"])
+            assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_epochs"] == 1
+    main(["fit", *SMALL, "--config", "recipe.yaml", "--trainer.max_epochs", "1"])
+    best = Path("runs/lightning_logs/version_0/checkpoints/best.ckpt")
+    assert f"test --ckpt_path {best}" in capsys.readouterr().out.replace("\n", "")
+    main(["test", "--config", "recipe.yaml"])
+    assert (best.parent.parent / "test" / "metrics.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key.*")  # five steps end before any validation
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.max_steps", "5"],
+        ["--trainer.check_val_every_n_epoch", "2"],
+        ["--trainer.num_sanity_val_steps", "1"],
+        ["--trainer.precision", "bf16-true"],
+        ["--trainer.logger", "false"],
+        ["--trainer.enable_checkpointing", "false"],
+        ["--trainer.enable_progress_bar", "false"],
+        ["--trainer.accumulate_grad_batches", "2"],
+        ["--trainer.limit_train_batches", "2"],
+        ["--data.num_workers", "1"],
+    ],
+)
+def test_lightnings_own_flags_work(tiny: Path, flags: list[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs", "2", *flags])
+    has_checkpoint = flags[0] != "--trainer.enable_checkpointing"
+    assert (RUN / "checkpoints" / "last.ckpt").is_file() == has_checkpoint
+
+
+def test_what_saw_only_some_images_writes_no_report(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    monkey = ["--trainer.limit_test_batches", "0.5", "--trainer.limit_predict_batches", "0.5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_lightning.data.EVALUATION_BATCH_SIZE", 10)
+        main(["test", *monkey])
+        main(["predict", *monkey])
+    output = capsys.readouterr().out
+    assert output.count("only 50 of 100 images were looked at; nothing is written") == 2
+    assert not (run / "test").exists()
+    assert not (run / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("output", [".", "file/p.csv"])
+def test_an_impossible_output_is_told(run: Path, output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert line_of(["predict", "--output", output], capsys) == (
+        f"error: --output {output} is a folder or lies in a file; give a file to write\n"
     )
+
+
+@pytest.mark.parametrize("recipe", ["trainer: 3", "trainer: [1]"])
+def test_a_recipe_of_another_shape_is_told(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(recipe)
+    assert line_of(["fit", "--config", "recipe.yaml"], capsys) == (
+        "error: trainer, model and data in a recipe must each be a mapping of names to values\n"
+    )
+
+
+@pytest.mark.parametrize("recipe", ["", "[1, 2]", "model: {", "trainer:\n  nope: 1\n", "data: 3"])
+def test_a_recipe_with_mistakes_gets_one_line(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(recipe)
+    line = line_of(["fit", "--config", "recipe.yaml", "--data.batch_size", "0"], capsys)
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
 
 
 def test_a_recipe_of_another_class_keeps_nothing_of_the_default_class(
@@ -211,7 +310,6 @@ def line_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-SEE = "see python -m mnist_lightning fit --help"
 TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
 
 
@@ -232,7 +330,7 @@ TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
         ),
         (
             ["fit", "--data.validation_fraction", "1"],
-            "validation_fraction 1.0 is not allowed; it must lie between 0 and 1, such as 0.1",
+            "validation_fraction 1.0 is not allowed; it must be between 0 and 1, such as 0.1",
         ),
         (
             ["fit", "--model", "RNN"],
@@ -245,12 +343,12 @@ TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
         ),
         (
             ["fit", "--model.init_args.widths", "[1,2]"],
-            "widths [1, 2] has 2 numbers; CNN needs 3, such as [16, 32, 64]",
+            "widths [1, 2] is not allowed; it must be 3 numbers, such as [16, 32, 64]",
         ),
         (
             ["fit", "--trainer.accelerator", "cpu", "--trainer.devices", "none"],
-            "--trainer.accelerator cpu --trainer.devices none --trainer.strategy auto: `devices` selected with "
-            "`CPUAccelerator` should be an int > 0; --trainer.accelerator auto takes what is there",
+            "--trainer.accelerator cpu --trainer.devices none: `devices` selected with `CPUAccelerator` should be an "
+            "int > 0; --trainer.accelerator auto takes what is there",
         ),
         (
             ["fit", "--trainer.max_epochs", "-1"],
@@ -259,6 +357,33 @@ TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
         (
             ["fit", "--trainer.overfit_batches", "1"],
             "--trainer.overfit_batches 1 would replace the order of images; use --trainer.limit_train_batches",
+        ),
+        (
+            ["fit", "--trainer.limit_train_batches", "1.5"],
+            "--trainer: You have passed invalid value 1.5 for limit_train_batches, "
+            "it has to be in [0.0, 1.0] or an int",
+        ),
+        (
+            ["fit", "--trainer.limit_val_batches", "0"],
+            "--trainer.limit_val_batches 0 leaves nothing to do; give 1 or more",
+        ),
+        (["fit", "--data.batch", "3"], f"unrecognized arguments: --data.batch 3; {SEE}"),
+        (
+            ["fit", "--model.init_args.mean", "0.4"],
+            "--model.init_args.mean is taken from the data; see the flags that begin with --data",
+        ),
+        (
+            ["fit", "--model.init_args.learning_rate", "-1"],
+            "learning_rate -1.0 is not allowed; it must be more than 0, such as 0.001",
+        ),
+        (
+            ["fit", "--model.init_args.label_smoothing", "3"],
+            "label_smoothing 3.0 is not allowed; it must be at least 0 and less than 1",
+        ),
+        (["fit", "--data.std", "0"], "std 0.0 is not allowed; it must be more than 0, such as 0.3"),
+        (
+            ["fit", "--model", "mnist_lightning.models.Classifier"],
+            "Classifier has no network of its own; choose MLP, CNN or a child class of yours",
         ),
         (["test"], f"no run in lightning_logs has a best checkpoint; {TRAIN_ONE}"),
         (["validate", "--ckpt_path", "best"], f"no run in lightning_logs has a best checkpoint; {TRAIN_ONE}"),
@@ -279,8 +404,8 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what a machine without a GPU says")
 def test_a_gpu_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert line_of(["fit", "--trainer.accelerator", "gpu"], capsys) == (
-        "error: --trainer.accelerator gpu --trainer.devices auto --trainer.strategy auto: "
-        "No supported gpu backend found; --trainer.accelerator auto takes what is there\n"
+        "error: --trainer.accelerator gpu: No supported gpu backend found; "
+        "--trainer.accelerator auto takes what is there\n"
     )
 
 
@@ -346,6 +471,7 @@ def test_two_processes_train_as_one() -> None:
     flags = ["--model", "MLP", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     subprocess.run([sys.executable, "-m", "mnist_lightning", "fit", *flags, *ddp], check=True)
+    assert torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 211
     (row,) = [row for row in read_csv(RUN / "metrics.csv") if row["train/accuracy"]]
     assert float(row["train/accuracy"]) > 0.8
     assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0"]

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,7 +66,9 @@ def test_every_image_is_in_one_batch_of_one_process(
     drawn = torch.cat([batch for share in shares for batch in share])
     assert sorted(drawn.tolist()) == indices.tolist()
     assert len({len(share) for share in shares}) == 1
-    assert max(len(batch) for share in shares for batch in share) <= batch_size
+    sizes = {len(batch) for share in shares for batch in share}
+    assert min(sizes) > 0
+    assert max(sizes) <= batch_size + (num_replicas > 1)
     assert all(len(share) == len(Batches(indices, batch_size, seed, 0, num_replicas)) for share in shares)
 
 
@@ -107,7 +110,7 @@ def test_test_images_are_the_official_ones_in_their_order(mnist: MNISTDataModule
         ({"batch_size": 0}, "batch_size 0 is not allowed; it must be 1 or more, such as 128"),
         (
             {"validation_fraction": 1.5},
-            "validation_fraction 1.5 is not allowed; it must lie between 0 and 1, such as 0.1",
+            "validation_fraction 1.5 is not allowed; it must be between 0 and 1, such as 0.1",
         ),
         ({"num_workers": -1}, "num_workers -1 is not allowed; it must be 0 or more"),
         (
@@ -121,3 +124,17 @@ def test_wrong_arguments_are_told(options: dict[str, object], message: str) -> N
     with pytest.raises(ValueError) as error:
         MNISTDataModule(**options)  # type: ignore[arg-type]
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("kind", ["train", "val", "test"])
+def test_processes_share_the_images(tiny: Path, kind: str) -> None:
+    drawn = []
+    for rank in range(3):
+        data = MNISTDataModule("Tiny", str(tiny), batch_size=7)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=3)  # type: ignore[assignment]
+        data.setup("fit")
+        data.setup("test")
+        drawn += [image.numpy().tobytes() for images, _ in getattr(data, f"{kind}_dataloader")() for image in images]
+    images = data.test_images if kind == "test" else data.train_images
+    indices = getattr(data, f"{kind}_indices")
+    assert sorted(drawn) == sorted(images.images[index].numpy().tobytes() for index in indices)

@@ -1,5 +1,7 @@
 """Files are whole or not there."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,23 @@ def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
         write_atomically(path, "later")
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "text"
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: (tmp_path / "read").write_bytes((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_atomically(tmp_path / "pipe", "text")
+    reader.join(10)
+    assert (tmp_path / "read").read_text() == "text"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path, "text")

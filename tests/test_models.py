@@ -104,5 +104,7 @@ def test_a_checkpoint_alone_rebuilds_the_model(tiny: Path, tmp_path: Path) -> No
 
 
 def test_wrong_widths_are_told() -> None:
-    with pytest.raises(ValueError, match=r"^widths \[1, 2\] has 2 numbers; CNN needs 3, such as \[16, 32, 64\]$"):
+    with pytest.raises(
+        ValueError, match=r"^widths \[1, 2\] is not allowed; it must be 3 numbers, such as \[16, 32, 64\]$"
+    ):
         CNN(widths=(1, 2))

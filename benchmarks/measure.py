@@ -1,0 +1,92 @@
+"""What every benchmark shares: alternating sides, medians with their spread, hardware, a table and a JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS_DIR = Path(__file__).parent / "results"
+
+
+def parse(description: str, repeats: int = 5, **options: Any) -> argparse.Namespace:
+    """Reads a benchmark's flags: `--repeats`, `--output`, and one for each option, of its default's type."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats, help="measured rounds, after one that is not counted")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
+    for name, default in options.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    return parser.parse_args()
+
+
+def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Measures the sides in turn, so that a drift of the machine's speed meets all of them alike.
+
+    Args:
+        sides: Functions that do the work once and return its seconds.
+        repeats: Measured rounds, after one round that warms up.
+
+    Returns:
+        The seconds of each side, in the order of the rounds.
+    """
+    rounds = [{name: measure() for name, measure in sides.items()} for _ in range(repeats + 1)]
+    return {name: [seconds[name] for seconds in rounds[1:]] for name in sides}
+
+
+def summarise(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the median, the extremes and all values."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": list(values)}
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
+    """Returns the median and the extremes of the ratio, round by round."""
+    return summarise([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def machine() -> dict[str, Any]:
+    """Describes the hardware and the versions that a figure stands on."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("mnist_lightning", "torch", "lightning")},
+    }
+
+
+def report(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: Path | None) -> None:
+    """Prints rows as a table and writes them, with the machine, as JSON.
+
+    Args:
+        name: The benchmark's name, and its file's.
+        rows: Figures; a summary is printed as its median with its extremes.
+        columns: Which of them are printed.
+        output: The file; default: `benchmarks/results/NAME.json`.
+    """
+    path = output or RESULTS_DIR / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"benchmark": name, "machine": machine(), "rows": list(rows)}, indent=1) + "\n")
+    table = Table(*columns, title=name)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console(width=140).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,53 @@
+"""Seconds of whole processes, from the shell's start to exit, beside the imports that they can't do without."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+from benchmarks import measure
+
+PYTHON = [sys.executable]
+PROGRAM = [*PYTHON, "-m", "mnist_lightning"]
+FIT = [*PROGRAM, "fit", "--model", "MLP", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+COMMANDS = {
+    "import torch": [*PYTHON, "-c", "import torch"],
+    "import lightning.pytorch": [*PYTHON, "-c", "import lightning.pytorch"],
+    "--help": [*PROGRAM, "--help"],
+    "test": [*PROGRAM, "test", "--trainer.accelerator", "cpu"],
+    "predict": [*PROGRAM, "predict", "--trainer.accelerator", "cpu"],
+    "fit, 1 batch": [*FIT, "--trainer.limit_train_batches", "1"],
+}
+
+
+def run(command: Sequence[str], folder: str) -> Callable[[], float]:
+    """Returns a function that runs a command to its end and returns its seconds."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def main() -> None:
+    """Measures the commands in turn."""
+    args = measure.parse("Seconds of whole processes")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(FIT, cwd=folder, check=True, capture_output=True)
+        seconds = measure.alternate({name: run(command, folder) for name, command in COMMANDS.items()}, args.repeats)
+    rows = [
+        {
+            "command": name,
+            "seconds": measure.summarise(values),
+            "/ import lightning.pytorch": measure.ratio(values, seconds["import lightning.pytorch"]),
+        }
+        for name, values in seconds.items()
+    ]
+    measure.report("startup", rows, ["command", "seconds", "/ import lightning.pytorch"], args.output)
+
+
+if __name__ == "__main__":
+    main()
