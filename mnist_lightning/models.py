@@ -180,29 +180,34 @@ class MLP(Classifier):
 
 
 class CNN(Classifier):
-    """Four convolutions with BatchNorm and ReLU; the first one's stride and one pooling keep it small.
+    """Convolutions with BatchNorm and ReLU; the first one's stride and one pooling keep it small.
 
     Args:
-        widths: Channels of the three scales: 14x14 pixels, 7x7 (two layers share the last width).
+        widths: Channels of each convolution. The first is 5x5 with stride 2, the others are 3x3.
+        pool_after: After how many convolutions 14x14 pixels become 7x7; the earlier, the faster.
         dropout: Share of pooled features that are silenced in training.
         kwargs: As in `Classifier`.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64), dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (16, 32, 64, 64), pool_after: int = 2, dropout: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        check_range("widths", list(widths), len(widths) == 3 and min(widths) > 0, "3 numbers, such as [16, 32, 64]")
+        check_range("widths", list(widths), len(widths) > 0 and min(widths) > 0, "1 or more each, such as [16, 32, 64]")
+        check_range("pool_after", pool_after, 0 < pool_after <= len(widths), f"between 1 and {len(widths)}")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
-        narrow, medium, wide = widths
+        convolutions = [
+            _convolution(1, widths[0], kernel_size=5, stride=2),
+            *(_convolution(num_inputs, num_outputs) for num_inputs, num_outputs in itertools.pairwise(widths)),
+        ]
         self.network = nn.Sequential(
-            *_convolution(1, narrow, kernel_size=5, stride=2),
-            *_convolution(narrow, medium),
+            *itertools.chain(*convolutions[:pool_after]),
             nn.MaxPool2d(2),
-            *_convolution(medium, wide),
-            *_convolution(wide, wide),
+            *itertools.chain(*convolutions[pool_after:]),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(wide, len(self.class_names)),
+            nn.Linear(widths[-1], len(self.class_names)),
         ).to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
 

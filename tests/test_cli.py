@@ -342,8 +342,8 @@ TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
             f"Option 'nope' is not accepted; models are MLP and CNN; {SEE}",
         ),
         (
-            ["fit", "--model.init_args.widths", "[1,2]"],
-            "widths [1, 2] is not allowed; it must be 3 numbers, such as [16, 32, 64]",
+            ["fit", "--model.init_args.widths", "[1,0]"],
+            "widths [1, 0] is not allowed; it must be 1 or more each, such as [16, 32, 64]",
         ),
         (
             ["fit", "--trainer.accelerator", "cpu", "--trainer.devices", "none"],

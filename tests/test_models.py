@@ -1,6 +1,7 @@
 """The classifiers learn, and rebuild themselves from a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,8 +104,28 @@ def test_a_checkpoint_alone_rebuilds_the_model(tiny: Path, tmp_path: Path) -> No
     assert torch.equal(rebuilt.eval()(images), model.eval()(images))
 
 
-def test_wrong_widths_are_told() -> None:
-    with pytest.raises(
-        ValueError, match=r"^widths \[1, 2\] is not allowed; it must be 3 numbers, such as \[16, 32, 64\]$"
-    ):
-        CNN(widths=(1, 2))
+@pytest.mark.parametrize("pool_after", [1, 2, 3])
+def test_pooling_comes_after_the_convolution_that_is_named(pool_after: int) -> None:
+    network = CNN(widths=(4, 6, 8), pool_after=pool_after).network
+    assert isinstance(network, torch.nn.Sequential)
+    shapes = []
+    features = torch.zeros(2, 1, 28, 28)
+    for layer in network:
+        features = layer(features)
+        if isinstance(layer, torch.nn.Conv2d):
+            shapes.append(tuple(features.shape[1:]))
+    assert shapes == [(width, *((14, 14) if number < pool_after else (7, 7))) for number, width in enumerate((4, 6, 8))]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": (1, 0)}, "widths [1, 0] is not allowed; it must be 1 or more each, such as [16, 32, 64]"),
+        ({"widths": (1, 2), "pool_after": 3}, "pool_after 3 is not allowed; it must be between 1 and 2"),
+        ({"dropout": 1.0}, "dropout 1.0 is not allowed; it must be at least 0 and less than 1"),
+    ],
+)
+def test_wrong_arguments_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        CNN(**options)
+    assert str(error.value) == message
