@@ -11,12 +11,13 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from mnist_lightning import checkpoints
-from mnist_lightning.callbacks import ConfusionMatrices, FinalScores, ProgressBar, tensorboard_logger
+from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
 from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier
 
 KEPT = (
@@ -52,6 +53,7 @@ class CLI(LightningCLI):
 
     Attributes:
         checkpoint: The checkpoint to start from, or None for a `fit` from scratch.
+        scoreboard: Watches a `fit`.
     """
 
     checkpoint: checkpoints.Checkpoint | None = None
@@ -59,10 +61,11 @@ class CLI(LightningCLI):
     def __init__(self, command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.command = command
         self.callbacks = callbacks
+        self.scoreboard = Scoreboard()
         super().__init__(
             Classifier,
             MNISTDataModule,
-            save_config_callback=SaveConfigCallback if command == "fit" else None,
+            save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False, "allow_abbrev": False},
@@ -206,9 +209,9 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         if self.command == "fit":
-            callbacks += [ConfusionMatrices(), FinalScores(), checkpoints.Recipe(self.parser.dump(self.config))]
+            callbacks.append(self.scoreboard)
             if config.enable_checkpointing is not False and not config.fast_dev_run:
-                callbacks.append(checkpoints.BestCheckpoint())
+                callbacks.append(checkpoints.BestCheckpoint(self.parser.dump(self.config)))
         self.trainer_defaults["callbacks"] = callbacks
         # This package's loggers come with the run folder, which is not made before all input has been checked.
         self.has_own_loggers = config.logger is True and not config.fast_dev_run
@@ -231,9 +234,13 @@ class CLI(LightningCLI):
             return logs_dir / "version_0"  # nothing is written there
         run_dir = checkpoints.make_run_dir(logs_dir)
         if self.has_own_loggers and self.command == "fit":
-            self.trainer.loggers = [CSVLogger(logs_dir, "", run_dir.name), tensorboard_logger(run_dir)]
+            csv_logger = CSVLogger(logs_dir, "", run_dir.name)
+            _ = csv_logger.experiment  # made while the folder is empty; it warns of anything in it
+            self.trainer.loggers = [csv_logger, tensorboard_logger(run_dir)]
         if best := checkpoints.find_best(self.trainer):
             best.dirpath = str(run_dir / "checkpoints")
+        if self.command == "fit":
+            write_atomically(run_dir / "config.yaml", self.parser.dump(self.config, skip_none=False))
         return run_dir
 
 

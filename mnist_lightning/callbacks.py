@@ -1,5 +1,6 @@
-"""What watches a run: confusion matrices, final scores, predictions, the progress bar."""
+"""What watches a run: scores for TensorBoard, predictions, the progress bar."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,33 @@ def show_confusion(
     logger.experiment.add_image(f"{stage}/confusion_matrix", image, step, dataformats="HWC")
 
 
-class ConfusionMatrices(Callback):
-    """Shows the validation images' confusion matrix after each epoch."""
+class Scoreboard(Callback):
+    """Shows the validation's confusion matrix in TensorBoard after each epoch, and the best scores at the end.
+
+    It is one callback, because Lightning calls each of them six times a batch, whether it has something to do or not.
+
+    Attributes:
+        seconds: How long training took, with validation and checkpoints.
+    """
+
+    seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the watch."""
+        self.seconds = -time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops it."""
+        self.seconds += time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds it to TensorBoard's images."""
+        """Adds a confusion matrix to TensorBoard's images."""
         for logger in tensorboard(trainer):
             model = classifier(trainer)
             show_confusion(logger, "val", model.val_scores.compute(), model, trainer.global_step)
 
-
-class FinalScores(Callback):
-    """Gives TensorBoard's hparams page the scores of the best checkpoint."""
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes them beside the hyper-parameters."""
+        """Gives TensorBoard's hparams page the scores of the best checkpoint."""
         best = find_best(trainer)
         if best and best.best_model_score is not None:
             scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
@@ -120,18 +133,24 @@ def _in_order(part: Tensor, num_processes: int) -> Tensor:
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar with the last batch's loss, which is fetched only when the bar is drawn."""
+    """Lightning's progress bar with the last batch's loss, at most a few times a second.
+
+    Lightning's own fetches and formats all figures after each batch, which costs time and, on a GPU, waits for it.
+    """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=20)
+        super().__init__(refresh_rate=2)  # times a second
         self.loss: Tensor | None = None
+        self.next_time = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps the loss and draws the bar now and then."""
-        self.loss = outputs["loss"]
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        """Draws the bar if it is time to."""
+        if trainer.is_last_batch or time.monotonic() >= self.next_time:
+            self.next_time = time.monotonic() + 1 / self.refresh_rate
+            self.loss = outputs["loss"]
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Returns what stands beside the bar."""

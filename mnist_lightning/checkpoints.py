@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -117,29 +117,20 @@ def read(path: Path) -> Checkpoint:
         weights=content["state_dict"],
         num_epochs=content["epoch"] + 1,
         num_steps=content["global_step"],
-        recipe=content["callbacks"].get("Recipe", {}).get("recipe", ""),
+        recipe=content["callbacks"].get("BestCheckpoint", {}).get("recipe", ""),
     )
 
 
-class Recipe(Callback):
-    """Stores all settings of a run in its checkpoints, for a resumed run to have the same.
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`, by validation accuracy and then by validation loss, and `last.ckpt`.
 
     Args:
-        recipe: The settings as YAML.
+        recipe: All settings of the run as YAML, stored for a resumed run to have the same.
     """
 
-    def __init__(self, recipe: str) -> None:
-        self.recipe = recipe
+    state_key = "BestCheckpoint"  # of which there is one; the inherited key spells out the arguments
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what is stored."""
-        return {"recipe": self.recipe}
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`, by validation accuracy and then by validation loss, and `last.ckpt`."""
-
-    def __init__(self) -> None:
+    def __init__(self, recipe: str = "") -> None:
         super().__init__(
             filename="best",
             monitor="val/accuracy",
@@ -149,6 +140,7 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.best_loss = float("inf")
+        self.recipe = recipe
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Tells whether the epoch just ended is the best so far."""
@@ -161,7 +153,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run must know."""
-        return {**super().state_dict(), "best_loss": self.best_loss}
+        return {**super().state_dict(), "best_loss": self.best_loss, "recipe": self.recipe}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved state."""

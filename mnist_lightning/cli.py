@@ -37,6 +37,7 @@ def fit(flags: Sequence[str]) -> None:
         num_images = int(cli.model.val_scores.compute()["confusion"].sum())
         _say_scores(cli.trainer, "best epoch", best.best_model_score.item(), best.best_loss, num_images)
         flag = "" if run_dir.parent == Path("lightning_logs") else f" --ckpt_path {best.best_model_path}"
+        _say(cli.trainer, f"trained in  {cli.scoreboard.seconds:.1f} s")
         _say(cli.trainer, f"run folder  {run_dir}")
         _say(cli.trainer, f"next        python -m mnist_lightning test{flag}")
         _say(cli.trainer, f"            tensorboard --logdir {run_dir.parent}")

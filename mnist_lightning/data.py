@@ -176,6 +176,7 @@ class MNISTDataModule(LightningDataModule):
             sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # or each epoch would draw from the numbers that dropout uses
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
