@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -213,6 +215,8 @@ class CLI(LightningCLI):
             if config.enable_checkpointing is not False and not config.fast_dev_run:
                 callbacks.append(checkpoints.BestCheckpoint(self.parser.dump(self.config)))
         self.trainer_defaults["callbacks"] = callbacks
+        if not torch.cuda.is_available():
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # with Lightning's 1, each step looks for a GPU anew
         # This package's loggers come with the run folder, which is not made before all input has been checked.
         self.has_own_loggers = config.logger is True and not config.fast_dev_run
         try:
