@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.table import table
 from mnist_lightning.__main__ import COMMANDS, main
 from tests.conftest import RUN, digits, idx
 
@@ -77,6 +78,10 @@ def test_the_tree_is_the_folders() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_speed_is_what_was_measured() -> None:
+    assert table() in README
 
 
 def test_it_is_short() -> None:

@@ -1,0 +1,47 @@
+"""The README's table of speed, made from the JSON files in `results/`: `python -m benchmarks.table` prints it."""
+
+import json
+from typing import Any
+
+from benchmarks.measure import RESULTS_DIR
+
+
+def read(name: str) -> dict[str, Any]:
+    """Returns what a benchmark wrote."""
+    result: dict[str, Any] = json.loads((RESULTS_DIR / f"{name}.json").read_text())
+    return result
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Returns what was measured, as a ratio and in seconds."""
+    found = []
+    for row in read("epoch_time")["rows"]:
+        what = f"an epoch of the {row['model']} in batches of {row['batch size']}, beside a raw loop"
+        found.append((what, f"{row['package / raw']['median']:.2f}", f"{row['package s']['median']:.1f}"))
+        what = "the same the stock way (`DataLoader`, transforms, `self.log` each step), beside this package"
+        found.append((what, f"{row['stock / package']['median']:.1f}", f"{row['stock s']['median']:.1f}"))
+    fast = read("time_to_99")["rows"][-1]
+    seconds = fast["whole process s"]["median"] - fast["training s"]["median"]
+    ratio = f"{fast['outside training / import']['median']:.2f}"
+    accuracy = f"`cnn_fast.yaml`, ten seeds: {fast['test accuracy %']} % on the test images; training"
+    found.append((accuracy, "", f"{fast['training s']['median']:.1f}"))
+    found.append(("all else of that process, beside `import lightning.pytorch`", ratio, f"{seconds:.1f}"))
+    for row in read("startup")["rows"]:
+        if row["command"] in ("--help", "test", "predict"):
+            ratio, seconds = row["/ import lightning.pytorch"]["median"], row["seconds"]["median"]
+            found.append((f"`{row['command']}`, beside `import lightning.pytorch`", f"{ratio:.2f}", f"{seconds:.2f}"))
+    for row in read("inference")["rows"]:
+        ratio, speed = row["predict / bare seconds"]["median"], row["predict images/s"]["median"]
+        what = f"{row['model']}: 10,000 images through `Trainer.predict`, beside the bare network"
+        found.append((what, f"{ratio:.2f}", f"{10_000 / speed:.2f}"))
+    return found
+
+
+def table() -> str:
+    """Returns the table as Markdown."""
+    lines = ["| what | ratio | seconds |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows())]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
