@@ -1,16 +1,14 @@
-"""The flags: what they mean, what a checkpoint adds to them, and how a wrong one is told."""
+"""The flags: what they mean, and what a checkpoint adds to them."""
 
 import argparse
 import contextlib
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -133,7 +131,7 @@ class CLI(LightningCLI):
             if stored.model_class in _known_classes():  # nothing is imported because a file says so
                 default = stored_model
             if self.command == "fit" and stored.recipe:  # a resumed run has the settings it began with
-                args = ["--config", stored.recipe, *args]
+                args = ["--config", _without_classes(stored.recipe), *args]
             else:
                 _set_data_defaults(parser, stored)
         parser.set_defaults({"model": default})
@@ -263,6 +261,18 @@ def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Chec
         raise ValueError(f"checkpoint {stored.path} was written by another version ({error})") from error
 
 
+def _without_classes(recipe: str) -> str:
+    """Leaves out of a stored recipe what may name a class: nothing is imported because a file says so."""
+    settings = yaml.safe_load(recipe)
+    settings.pop("model", None)  # known classes have become the default already
+    settings["trainer"] = {
+        name: value
+        for name, value in settings.get("trainer", {}).items()
+        if not isinstance(value, dict | list) and not (isinstance(value, str) and "." in value)
+    }
+    return yaml.safe_dump(settings)
+
+
 def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(settings, dict):
         return {prefix: settings}
@@ -283,29 +293,3 @@ def _known_classes() -> set[str]:
 
 def _class_path(model_class: type) -> str:
     return f"{model_class.__module__}.{model_class.__qualname__}"
-
-
-NOISE = (
-    "Does not validate against",
-    "Expected a path but",
-    "Expected a <class 'NoneType'>",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-)
-"""Lines of jsonargparse's messages that speak of its inner workings."""
-
-
-@contextlib.contextmanager
-def one_line_errors(command: str) -> Iterator[None]:
-    """Turns what is wrong with the input into one line and exit status 2, without a traceback."""
-    try:
-        yield
-    except (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
-        lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
-        text = " ".join(line for line in lines if line and not line.startswith(NOISE))
-        if isinstance(error, ArgumentError):
-            text += "; models are MLP and CNN" if '"model"' in text else ""
-            text += f"; see python -m mnist_lightning {command} --help"
-        print(f"error: {text}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mnist_lightning import reports
-from mnist_lightning.arguments import CLI, one_line_errors
+from mnist_lightning.arguments import CLI
 from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
+from mnist_lightning.errors import one_line_errors
 
 console = Console()
 

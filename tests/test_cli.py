@@ -187,6 +187,26 @@ def test_a_resumed_run_keeps_its_settings(
     assert not Path("lightning_logs/version_1").exists()
 
 
+def test_a_stored_recipe_imports_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(["fit", *SMALL, "--trainer.max_epochs", "3"], monkeypatch)
+    (tmp_path / "malice.py").write_text(
+        "from pathlib import Path\nfrom lightning.pytorch import Callback\nPath('harm').touch()\n"
+        "class Malice(Callback): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stored = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    state = stored["callbacks"]["BestCheckpoint"]
+    recipe = yaml.safe_load(state["recipe"])
+    recipe["trainer"] |= {"callbacks": [{"class_path": "malice.Malice"}], "profiler": "malice.Malice"}
+    torch.save({**stored, "callbacks": {"BestCheckpoint": {**state, "recipe": yaml.safe_dump(recipe)}}}, "bad.ckpt")
+    main(["fit", "--ckpt_path", "bad.ckpt"])
+    assert not Path("harm").exists()
+    main(["fit", *SMALL, "--trainer.callbacks+", "malice.Malice", "--trainer.fast_dev_run", "true"])
+    assert Path("harm").exists()  # what the command line names is imported
+
+
 def test_resuming_a_finished_run_does_nothing(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     main(["fit", "--ckpt_path", "last"])
     path = run / "checkpoints" / "last.ckpt"

@@ -8,7 +8,7 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"files", "metrics"},
+    {"errors", "files", "metrics"},
     {"sources", "models", "reports", "checkpoints"},
     {"data", "callbacks"},
     {"arguments"},

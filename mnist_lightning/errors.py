@@ -1,0 +1,33 @@
+"""How wrong input is told: in one line, with exit status 2."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+NOISE = (
+    "Does not validate against",
+    "Expected a path but",
+    "Expected a <class 'NoneType'>",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+)
+"""Lines of jsonargparse's messages that speak of its inner workings."""
+
+
+@contextlib.contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """Turns what is wrong with the input into one line and exit status 2, without a traceback."""
+    try:
+        yield
+    except (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
+        lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+        text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+        if isinstance(error, ArgumentError):
+            text += "; models are MLP and CNN" if '"model"' in text else ""
+            text += f"; see python -m mnist_lightning {command} --help"
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
