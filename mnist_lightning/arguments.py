@@ -66,7 +66,7 @@ class CLI(LightningCLI):
             Classifier,
             MNISTDataModule,
             save_config_callback=None,
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults=dict(TRAINER_DEFAULTS),  # this run's callbacks join it
             seed_everything_default=0,
             parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False, "allow_abbrev": False},
             subclass_mode_model=True,
