@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -40,6 +41,11 @@ class Images(Dataset[Batch]):
     __getitem__ = __getitems__  # what DataLoader calls when its sampler yields batches
 
 
+def make_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Returns a generator whose numbers are a function of all keys; torch's own seeds count modulo 2^32 only."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
+
+
 class Batches(DistributedSampler[Tensor]):
     """Yields the indices of a batch at a time; the order is a function of seed and epoch alone.
 
@@ -67,8 +73,7 @@ class Batches(DistributedSampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         indices = self.indices
         if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
-            indices = indices[torch.randperm(len(indices), generator=generator)]
+            indices = indices[torch.randperm(len(indices), generator=make_generator(self.seed, self.epoch))]
         yield from indices[self.rank :: self.num_replicas].tensor_split(len(self))
 
 
