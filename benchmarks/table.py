@@ -34,6 +34,11 @@ def rows() -> list[tuple[str, str, str]]:
         ratio, speed = row["predict / bare seconds"]["median"], row["predict images/s"]["median"]
         what = f"{row['model']}: 10,000 images through `Trainer.predict`, beside the bare network"
         found.append((what, f"{ratio:.2f}", f"{10_000 / speed:.2f}"))
+    for row in read("growth")["rows"]:
+        if row["images"] == 6_000_000:
+            count = {1: "one process", 2: "two processes"}[row["processes"]]
+            what = f"MLP: images a second out of six million, beside sixty thousand, {count}"
+            found.append((what, f"{row['/ smallest']['median']:.2f}", ""))
     return found
 
 
