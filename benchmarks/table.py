@@ -1,9 +1,12 @@
-"""The README's table of speed, made from the JSON files in `results/`: `python -m benchmarks.table` prints it."""
+"""The README's tables, made from the JSON files in `results/`: `python -m benchmarks.table` prints them."""
 
 import json
 from typing import Any
 
+from benchmarks import accuracy
 from benchmarks.measure import RESULTS_DIR
+
+RECIPES = ("cnn", "cnn_best", "cnn_best_ensemble", "cnn_fast", "mlp", "mlp_augmented")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -42,11 +45,19 @@ def rows() -> list[tuple[str, str, str]]:
     return found
 
 
-def table() -> str:
-    """Returns the table as Markdown."""
+def speed_table() -> str:
+    """Returns the table of speed as Markdown."""
     lines = ["| what | ratio | seconds |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows())]
     return "\n".join(lines)
 
 
+def accuracy_table() -> str:
+    """Returns the table of accuracy as Markdown."""
+    found = [row for name in RECIPES if (row := accuracy.summarise(accuracy.RESULTS_DIR, name, "test"))]
+    columns = list(found[0]) if found else []
+    lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in found)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(accuracy_table(), speed_table(), sep="\n\n")

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from mnist_lightning import checkpoints
 from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
 from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.ensemble import Ensemble
 from mnist_lightning.files import write_atomically
-from mnist_lightning.models import Classifier
+from mnist_lightning.models import Classifier, class_path, known_classes
 
 KEPT = (
     "seed_everything",
@@ -30,6 +32,8 @@ KEPT = (
 """Settings that decide what a resumed run computes."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
+LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths")
+"""Flags that take several values, one after the other as a shell's wildcards leave them."""
 LINKED = ("class_names", "mean", "std")
 """What the model takes from the data, so that a checkpoint alone can rebuild it."""
 TRAINER_DEFAULTS = {
@@ -81,12 +85,18 @@ class CLI(LightningCLI):
         """The file of the checkpoint to start from."""
         return self.checkpoint.path if self.checkpoint else None
 
+    @property
+    def ckpt_paths(self) -> str:
+        """The checkpoint or, for an ensemble, the checkpoints that the model comes from."""
+        paths = self.model.ckpt_paths if isinstance(self.model, Ensemble) else [self.ckpt_path]
+        return ", ".join(map(str, paths))
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what Lightning's own parser lacks."""
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         default = "a new model" if self.command == "fit" else "best"
-        text = f"Checkpoint: a file, or best or last of the newest run (default: {default})."
+        text = f"Checkpoint: a file, best or last of the newest run, or pretrained (default: {default})."
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
         if self.command == "predict":
             text = "CSV file to write (default: predictions.csv in the run's folder)."
@@ -99,19 +109,30 @@ class CLI(LightningCLI):
                 raise ValueError(
                     f"--model.init_args.{name} is taken from the data; see the flags that begin with --data"
                 )
-        args = _recipes_first(args)
+        args = _with_lists(_recipes_first(args))
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.add_argument("--ckpt_path", nargs="?")
         scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
+        scan.add_argument(*LISTS, nargs="?", dest="members")
         given = scan.parse_known_args(args)[0]
-        place = given.ckpt_path, given.root_dir
+        place = given.ckpt_path or _first(given.members), given.root_dir  # an ensemble's members know the data
         self._read_checkpoint(*place)
         self.config = self._parse(parser, args)
+        if self.config.model.class_path == class_path(Ensemble):
+            self._check_ensemble()
+            return
         if place != (self.config.ckpt_path, self.config.trainer.default_root_dir):  # a recipe names them
             self._read_checkpoint(self.config.ckpt_path, self.config.trainer.default_root_dir)
             self.config = self._parse(parser, args)
         if self.problem:
             raise self.problem
+
+    def _check_ensemble(self) -> None:
+        if self.command == "fit":
+            raise ValueError("an Ensemble is made of trained checkpoints; train each with a fit of its own")
+        if self.config.ckpt_path:
+            raise ValueError("an Ensemble has its weights from --model.init_args.ckpt_paths; leave out --ckpt_path")
+        self.checkpoint = None
 
     def _read_checkpoint(self, ckpt_path: str | None, root_dir: str | None) -> None:
         ckpt_path = ckpt_path or (None if self.command == "fit" else "best")
@@ -128,7 +149,7 @@ class CLI(LightningCLI):
         if stored := self.checkpoint:
             options = {name: value for name, value in stored.model_options.items() if name not in LINKED}
             stored_model = {"class_path": stored.model_class, "init_args": options}
-            if stored.model_class in _known_classes():  # nothing is imported because a file says so
+            if stored.model_class in known_classes():  # nothing is imported because a file says so
                 default = stored_model
             if self.command == "fit" and stored.recipe:  # a resumed run has the settings it began with
                 args = ["--config", _without_classes(stored.recipe), *args]
@@ -164,7 +185,7 @@ class CLI(LightningCLI):
 
     def _check_that_flags_fit(self, stored: checkpoints.Checkpoint) -> None:
         chosen, names = type(self.model), self.datamodule.class_names
-        if _class_path(chosen) != stored.model_class:
+        if class_path(chosen) != stored.model_class:
             raise ValueError(
                 f"checkpoint {stored.path} holds a {stored.model_class}, not a {chosen.__name__}; "
                 f"give --model {stored.model_class}"
@@ -175,6 +196,8 @@ class CLI(LightningCLI):
                 f"checkpoint {stored.path} knows {len(stored_names)} classes and {self.datamodule.dataset} has "
                 f"{len(names)}; choose another --data.dataset or --ckpt_path"
             )
+        if self.command == "fit" and not stored.is_resumable:
+            raise ValueError(f"checkpoint {stored.path} holds weights alone, so that training can't go on from it")
         if self.command == "fit" and stored.recipe:
             then, now = (_flatten(yaml.safe_load(text)) for text in (stored.recipe, self.parser.dump(self.config)))
             for name in sorted(then.keys() | now.keys()):
@@ -254,9 +277,30 @@ def _recipes_first(args: Sequence[str]) -> list[str]:
     return [*(f"--config={path}" for path in known.config), *flags]
 
 
+def _with_lists(args: Sequence[str]) -> list[str]:
+    """Joins the values after a flag that takes a list: `--model.init_args.ckpt_paths a.ckpt b.ckpt`."""
+    joined: list[str] = []
+    for arg in args:
+        if len(joined) > 1 and joined[-2] in LISTS and not arg.startswith("--"):
+            joined[-1] = json.dumps([*json.loads(joined[-1]), arg])
+        elif joined and joined[-1] in LISTS and not arg.startswith(("--", "[")):
+            joined.append(json.dumps([arg]))
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _first(values: str | None) -> str | None:
+    with contextlib.suppress(yaml.YAMLError):  # told when all flags are parsed
+        match yaml.safe_load(values or ""):
+            case [str(first), *_]:
+                return first
+    return None
+
+
 def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Checkpoint) -> None:
     try:
-        parser.set_defaults({f"data.{name}": value for name, value in stored.data_options.items()})
+        parser.set_defaults(_flatten(stored.data_options, "data"))
     except KeyError as error:
         raise ValueError(f"checkpoint {stored.path} was written by another version ({error})") from error
 
@@ -278,18 +322,3 @@ def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: settings}
     parts = (_flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in settings.items())
     return {name: value for part in parts for name, value in part.items()}
-
-
-def _known_classes() -> set[str]:
-    """Returns the import paths of the classifiers that have been imported."""
-    found: set[str] = set()
-    pending: list[type] = [Classifier]
-    while pending:
-        children: list[type] = pending.pop().__subclasses__()
-        found.update(map(_class_path, children))
-        pending += children
-    return found
-
-
-def _class_path(model_class: type) -> str:
-    return f"{model_class.__module__}.{model_class.__qualname__}"

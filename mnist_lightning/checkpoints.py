@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+PRETRAINED = Path(__file__).parent / "pretrained.ckpt"
+"""The weights that come with the package."""
 NEXT_STEP = "train one with `python -m mnist_lightning fit`"
 KINDS = {
     "model_class": str,
@@ -36,6 +38,7 @@ class Checkpoint:
         num_epochs: How many epochs have been trained.
         num_steps: How many batches those were.
         recipe: All settings of the run as YAML; empty if it was not made by the command line.
+        is_resumable: Whether the optimiser's state is there too.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Checkpoint:
     num_epochs: int
     num_steps: int
     recipe: str
+    is_resumable: bool
 
     @property
     def run_dir(self) -> Path | None:
@@ -78,7 +82,7 @@ def find(ckpt_path: str, logs_dir: Path) -> Path:
     """Finds a checkpoint.
 
     Args:
-        ckpt_path: `best` or `last` of the newest run that has one, or a file.
+        ckpt_path: `best` or `last` of the newest run that has one, `pretrained`, or a file.
         logs_dir: Folder of the runs.
 
     Raises:
@@ -90,9 +94,11 @@ def find(ckpt_path: str, logs_dir: Path) -> Path:
             if path.is_file():
                 return path
         raise FileNotFoundError(f"no run in {logs_dir} has a {ckpt_path} checkpoint; {NEXT_STEP}")
-    path = Path(ckpt_path)
+    path = PRETRAINED if ckpt_path == "pretrained" else Path(ckpt_path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {ckpt_path} is not a file; give a path, best or last, or {NEXT_STEP}")
+        raise FileNotFoundError(
+            f"checkpoint {ckpt_path} is not a file; give a path, best, last or pretrained, or {NEXT_STEP}"
+        )
     return path
 
 
@@ -118,6 +124,7 @@ def read(path: Path) -> Checkpoint:
         num_epochs=content["epoch"] + 1,
         num_steps=content["global_step"],
         recipe=content["callbacks"].get("BestCheckpoint", {}).get("recipe", ""),
+        is_resumable="optimizer_states" in content,
     )
 
 

@@ -62,12 +62,12 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
         return
     scores = getattr(cli.model, f"{stage}_scores").compute()
     accuracy, loss, confusion = scores["accuracy"].item(), scores["loss"].item(), scores["confusion"].cpu()
-    _say(cli.trainer, f"checkpoint  {cli.ckpt_path}")
+    _say(cli.trainer, f"checkpoint  {cli.ckpt_paths}")
     _say_scores(cli.trainer, f"{command} images", accuracy, loss, int(confusion.sum()))
     if _is_partial(cli, int(confusion.sum()), len(getattr(cli.datamodule, f"{stage}_indices"))):
         return
     versions = {package: version(package) for package in ("mnist_lightning", "torch", "lightning")}
-    details = {"dataset": cli.datamodule.dataset, "checkpoint": str(cli.ckpt_path), "versions": versions}
+    details = {"dataset": cli.datamodule.dataset, "checkpoint": cli.ckpt_paths, "versions": versions}
     with one_line_errors(command):
         reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
     if stage == "test":

@@ -1,5 +1,6 @@
 """The data module: verified files, a fixed stratified split, and batches made by one index operation."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator
@@ -13,10 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from mnist_lightning import sources
-from mnist_lightning.models import Batch, check_range, normalize
+from mnist_lightning.augment import Augmentation
+from mnist_lightning.models import Batch, check_range, scale
 
 EVALUATION_BATCH_SIZE = 1000
 """Images a step where no gradients are kept: fewer, larger steps are faster, and the scores are the same."""
+
+
+NO_AUGMENTATION = Augmentation()
 
 
 class Images(Dataset[Batch]):
@@ -115,6 +120,7 @@ class MNISTDataModule(LightningDataModule):
         num_workers: Processes that load batches; 0 is fastest for images in memory.
         mean: Mean to normalise with, in [0, 1]; default: the dataset's own.
         std: Standard deviation to normalise with; default: the dataset's own.
+        augmentation: How training images are distorted; default: not at all.
 
     Attributes:
         class_names: In the order of the labels.
@@ -133,6 +139,7 @@ class MNISTDataModule(LightningDataModule):
         num_workers: int = 0,
         mean: float | None = None,
         std: float | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
         super().__init__()
         source = sources.find_source(dataset)
@@ -143,7 +150,8 @@ class MNISTDataModule(LightningDataModule):
         check_range("validation_fraction", validation_fraction, is_fraction, "between 0 and 1, such as 0.1")
         check_range("num_workers", num_workers, num_workers >= 0, "0 or more")
         check_range("std", std, std > 0, "more than 0, such as 0.3")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore="augmentation")
+        self.save_hyperparameters({"augmentation": dataclasses.asdict(augmentation)})  # as checkpoints can hold it
         self.dataset = dataset
         self.data_dir = Path(data_dir)
         self.batch_size = batch_size
@@ -152,7 +160,13 @@ class MNISTDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.mean = mean
         self.std = std
+        self.augmentation = augmentation
         self.class_names = list(source.class_names)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, from where `seed_everything` leaves it for every process."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def prepare_data(self) -> None:
         """Downloads what is missing, in one process of each machine, before the others look for it."""
@@ -186,8 +200,7 @@ class MNISTDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches, shuffled by the run's seed and the epoch."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it for every process
-        return self._loader(self.train_images, self.train_indices, self.batch_size, seed)
+        return self._loader(self.train_images, self.train_indices, self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Returns the validation batches."""
@@ -202,7 +215,7 @@ class MNISTDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalises a batch on its device.
+        """Augments a training batch and normalises any batch, on its device.
 
         Args:
             batch: Images `(N, 28, 28)` uint8 and labels `(N,)` uint8.
@@ -212,4 +225,8 @@ class MNISTDataModule(LightningDataModule):
             Images `(N, 1, 28, 28)` float32 and labels `(N,)` int64.
         """
         images, labels = batch
-        return normalize(images, self.mean, self.std), labels.long()
+        pixels = scale(images)
+        if self.trainer and self.trainer.training:
+            place = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
+            pixels = self.augmentation(pixels, make_generator(*place, device=pixels.device))
+        return pixels.sub_(self.mean).div_(self.std), labels.long()

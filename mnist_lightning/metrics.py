@@ -1,7 +1,8 @@
-"""The one metric: a confusion matrix and a summed loss, from which every score is derived."""
+"""The metrics: a confusion matrix and a summed loss, from which every score is derived, and the best temperature."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 
 
@@ -47,3 +48,39 @@ class Scores(Metric):
             "accuracy": self.confusion.trace() / num_images,
             "confusion": self.confusion.clone(),
         }
+
+
+class Calibration(Metric):
+    """Finds the temperature by which to divide logits, so that confidence says how often predictions are right.
+
+    It sums the loss at each of a row of temperatures, 4 % apart, instead of keeping all logits for an optimiser.
+    Source: Guo et al. 2017 (arXiv:1706.04599).
+
+    Attributes:
+        loss_sums: `(T,)` float32, the sum of the loss over all images at each temperature.
+    """
+
+    full_state_update = False
+    loss_sums: Tensor
+    temperatures: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperatures", torch.logspace(-1.5, 1.5, 49, base=2), persistent=False)
+        self.add_state("loss_sums", torch.zeros(49), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            logits: `(N, C)` float32.
+            labels: `(N,)` int64.
+        """
+        scaled = logits.float().unsqueeze(2) / self.temperatures  # (N, C, T)
+        losses = F.cross_entropy(scaled, labels.unsqueeze(1).expand(-1, len(self.temperatures)), reduction="none")
+        self.loss_sums += losses.sum(0)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Returns the temperature with the lowest summed loss over all processes, and that loss: scalars float32."""
+        loss_sum, best = self.loss_sums.min(0)
+        return self.temperatures[best], loss_sum

@@ -10,9 +10,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_lightning.metrics import Scores
+from mnist_lightning.metrics import Calibration, Scores
 
 Batch = tuple[Tensor, Tensor]
+
+
+def scale(images: Tensor) -> Tensor:
+    """Returns pixels `(N, 1, 28, 28)` float32 in [0, 1] for images `(N, 28, 28)` uint8."""
+    return images.unsqueeze(1).float().div_(255)
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:
@@ -26,13 +31,18 @@ def normalize(images: Tensor, mean: float, std: float) -> Tensor:
     Returns:
         `(N, 1, 28, 28)` float32.
     """
-    return images.unsqueeze(1).float().div_(255).sub_(mean).div_(std)
+    return scale(images).sub_(mean).div_(std)
 
 
 def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
     """Raises a ValueError that says what was given and what is allowed, unless the value is."""
     if not is_allowed:
         raise ValueError(f"{name} {value} is not allowed; it must be {allowed}")
+
+
+def class_path(model_class: type) -> str:
+    """Returns where a class can be imported from."""
+    return f"{model_class.__module__}.{model_class.__qualname__}"
 
 
 class Classifier(LightningModule):
@@ -75,40 +85,56 @@ class Classifier(LightningModule):
         self.train_scores = Scores(len(self.class_names))
         self.val_scores = Scores(len(self.class_names))
         self.test_scores = Scores(len(self.class_names))
+        self.calibration = Calibration()
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.ones(()))
+        self.best_temperature = self.temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits `(N, C)` float32 for normalised images `(N, 1, 28, 28)` float32."""
+        """Returns logits `(N, C)` for normalised images `(N, 1, 28, 28)` float32, calibrated but in training."""
         logits: Tensor = self.network(images.to(self.dtype))  # another than float32 with --trainer.precision 16-true
-        return logits
-
-    def _step(self, batch: Batch, scores: Scores, label_smoothing: float = 0.0) -> Tensor:
-        images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        scores.update(logits.detach(), labels, loss.detach())
-        return loss
+        return logits if self.training else logits.float() / self.temperature
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        return self._step(batch, self.train_scores, self.label_smoothing)
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_scores.update(logits.detach(), labels, loss.detach())
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation scores."""
-        self._step(batch, self.val_scores)
+        logits = self._evaluate(batch, self.val_scores)
+        if self.trainer.state.fn == "fit":
+            self.calibration.update(logits, batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test scores."""
-        self._step(batch, self.test_scores)
+        self._evaluate(batch, self.test_scores)
+
+    def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
+        images, labels = batch
+        logits: Tensor = self(images)
+        scores.update(logits, labels, F.cross_entropy(logits, labels))
+        return logits
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Returns probabilities `(N, C)` float32 and the labels `(N,)` int64."""
         images, labels = batch
         return self(images).softmax(1), labels
 
-    def _log_scores(self, stage: str, scores: Scores) -> None:
+    def _log_scores(self, stage: str, scores: dict[str, Tensor]) -> None:
         # The sums are over all processes already; sync_dist only tells Lightning that every process logs.
-        values = scores.compute()
-        self.log_dict({f"{stage}/{name}": values[name] for name in ("loss", "accuracy")}, sync_dist=True)
+        self.log_dict({f"{stage}/{name}": scores[name] for name in ("loss", "accuracy")}, sync_dist=True)
+
+    def on_fit_start(self) -> None:
+        """Lets training begin without a temperature; each validation finds one."""
+        self.temperature.fill_(1)
+
+    def on_train_end(self) -> None:
+        """Divides logits by the last validation's temperature from now on."""
+        self.temperature.copy_(self.best_temperature)
 
     def on_train_epoch_start(self) -> None:
         """Forgets the last epoch's scores."""
@@ -117,6 +143,7 @@ class Classifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forgets the last epoch's scores."""
         self.val_scores.reset()
+        self.calibration.reset()
 
     def on_test_epoch_start(self) -> None:
         """Forgets the last test's scores."""
@@ -124,16 +151,20 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs `train/loss`, `train/accuracy` and `learning_rate`."""
-        self._log_scores("train", self.train_scores)
+        self._log_scores("train", self.train_scores.compute())
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/loss` and `val/accuracy`."""
-        self._log_scores("val", self.val_scores)
+        """Logs `val/loss` and `val/accuracy`; in `fit`, the loss at the temperature that goes into the checkpoint."""
+        scores = self.val_scores.compute()
+        if self.trainer.state.fn == "fit":
+            self.best_temperature, loss_sum = self.calibration.compute()
+            scores["loss"] = loss_sum / scores["confusion"].sum()
+        self._log_scores("val", scores)
 
     def on_test_epoch_end(self) -> None:
         """Logs `test/loss` and `test/accuracy`."""
-        self._log_scores("test", self.test_scores)
+        self._log_scores("test", self.test_scores.compute())
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW and a one-cycle schedule that is stepped every batch.
@@ -153,8 +184,13 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the class, so that a checkpoint alone can rebuild the model."""
-        checkpoint["model_class"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        """Adds the class, so that a checkpoint alone can rebuild the model, and the temperature."""
+        checkpoint["model_class"] = class_path(type(self))
+        checkpoint["state_dict"]["temperature"] = self.best_temperature
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the temperature out of all that a resumed run loads."""
+        checkpoint["state_dict"]["temperature"] = torch.ones(())
 
 
 class MLP(Classifier):
@@ -185,19 +221,26 @@ class CNN(Classifier):
     Args:
         widths: Channels of each convolution. The first is 5x5 with stride 2, the others are 3x3.
         pool_after: After how many convolutions 14x14 pixels become 7x7; the earlier, the faster.
+        edges_only: Whether the first convolution sees edges alone, dark on bright as bright on dark.
         dropout: Share of pooled features that are silenced in training.
         kwargs: As in `Classifier`.
     """
 
     def __init__(
-        self, widths: Sequence[int] = (16, 32, 64, 64), pool_after: int = 2, dropout: float = 0.0, **kwargs: Any
+        self,
+        widths: Sequence[int] = (16, 32, 64, 64),
+        pool_after: int = 2,
+        dropout: float = 0.0,
+        edges_only: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_range("widths", list(widths), len(widths) > 0 and min(widths) > 0, "1 or more each, such as [16, 32, 64]")
         check_range("pool_after", pool_after, 0 < pool_after <= len(widths), f"between 1 and {len(widths)}")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
+        first = _convolution(1, widths[0], kernel_size=5, stride=2)
         convolutions = [
-            _convolution(1, widths[0], kernel_size=5, stride=2),
+            (EdgeConv2d(widths[0]), first[1]) if edges_only else first,
             *(_convolution(num_inputs, num_outputs) for num_inputs, num_outputs in itertools.pairwise(widths)),
         ]
         self.network = nn.Sequential(
@@ -211,7 +254,38 @@ class CNN(Classifier):
         ).to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
 
+class EdgeConv2d(nn.Conv2d):
+    """A 5x5 convolution with stride 2 that answers to edges of either polarity, and to nothing else.
+
+    Kernels without a mean are blind to even paper, however bright; the absolute value makes dark on bright the same
+    as bright on dark, in each place by itself.
+
+    Args:
+        num_outputs: Output channels.
+    """
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__(1, num_outputs, 5, stride=2, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns `(N, num_outputs, 14, 14)`, at least 0, for `(N, 1, 28, 28)` float32."""
+        padded = F.pad(images, (2, 2, 2, 2), mode="replicate")  # zeros would be an edge
+        kernels = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(padded, kernels, stride=2).abs()
+
+
 def _convolution(num_inputs: int, num_outputs: int, kernel_size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
     padding = kernel_size // 2
     convolution = nn.Conv2d(num_inputs, num_outputs, kernel_size, stride, padding, bias=False)
     return convolution, nn.BatchNorm2d(num_outputs), nn.ReLU()
+
+
+def known_classes() -> dict[str, type[Classifier]]:
+    """Returns the classifiers that have been imported, by their import paths."""
+    found: dict[str, type[Classifier]] = {}
+    pending: list[type[Classifier]] = [Classifier]
+    while pending:
+        children = pending.pop().__subclasses__()
+        found |= {class_path(child): child for child in children}
+        pending += children
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -53,6 +54,23 @@ def render(figure: Figure) -> npt.NDArray[np.uint8]:
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+
+
+def expected_calibration_error(confidences: Tensor, is_right: Tensor, num_bins: int = 15) -> float:
+    """Returns how far confidence and accuracy lie apart, weighted by the images in each of equally wide bins.
+
+    Args:
+        confidences: `(N,)` float32, the probability of each prediction.
+        is_right: `(N,)` bool.
+        num_bins: Number of bins between 0 and 1.
+
+    Source: Guo et al. 2017 (arXiv:1706.04599).
+    """
+    bins = (confidences * num_bins).ceil().long().clamp(1, num_bins) - 1
+    differences = torch.zeros(num_bins, dtype=torch.double).index_add_(
+        0, bins, is_right.double() - confidences.double()
+    )
+    return differences.abs().sum().item() / len(confidences)
 
 
 def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict: bool = False) -> Any:

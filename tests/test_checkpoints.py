@@ -55,7 +55,9 @@ def test_no_run_is_told(tmp_path: Path, name: str) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         checkpoints.find("no.ckpt", tmp_path)
-    assert str(error.value) == f"checkpoint no.ckpt is not a file; give a path, best or last, or {TRAIN_ONE}"
+    assert str(error.value) == (
+        f"checkpoint no.ckpt is not a file; give a path, best, last or pretrained, or {TRAIN_ONE}"
+    )
 
 
 class Malice:

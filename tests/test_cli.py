@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnist_lightning import sources
 from mnist_lightning.__main__ import main
 from mnist_lightning.models import Classifier
-from tests.conftest import RUN, SMALL
+from tests.conftest import MLP, RUN, SMALL
 
 SEE = "see python -m mnist_lightning fit --help"
 BEST = RUN / "checkpoints" / "best.ckpt"
@@ -104,6 +104,70 @@ def test_validate_gives_the_best_epochs_scores_again(run: Path) -> None:
     main(["validate"])
     scores = [float(row["val/accuracy"]) for row in read_csv(run / "metrics.csv") if row["val/accuracy"]]
     assert json.loads((run / "val" / "metrics.json").read_text())["accuracy"] == pytest.approx(max(scores))
+
+
+def test_validate_gives_the_loss_that_fit_ended_with(run: Path) -> None:
+    main(["validate"])
+    best = events(run).Scalars("best/val_loss")[-1].value
+    assert json.loads((run / "val" / "metrics.json").read_text())["loss"] == pytest.approx(best, rel=1e-4)
+    assert torch.load(BEST, weights_only=True)["state_dict"]["temperature"] != 1
+
+
+def test_an_augmented_run_repeats_itself_and_remembers_how(run: Path) -> None:
+    flags = ["fit", *SMALL, *MLP, "--trainer.max_epochs", "2", "--data.augmentation.rotation", "10"]
+    weights = []
+    for number in (1, 2):
+        main([*flags, "--data.augmentation.noise", "0.1"])
+        stored = torch.load(f"lightning_logs/version_{number}/checkpoints/last.ckpt", weights_only=True)
+        assert stored["datamodule_hyper_parameters"]["augmentation"]["rotation"] == 10
+        weights.append(stored["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    main(flags)
+    other = torch.load("lightning_logs/version_3/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert not torch.equal(weights[0]["network.1.weight"], other["network.1.weight"])
+    main(["test"])  # whose images stay as they are
+    main(["test", "--data.augmentation.rotation", "90"])
+    scores = (json.loads(Path(f"lightning_logs/version_3/test/{name}").read_text()) for name in ("metrics.json",))
+    assert next(scores)["num_images"] == 100
+
+
+def test_averaged_weights_are_validated_kept_and_resumed(run: Path) -> None:
+    Path("ema.yaml").write_text(
+        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}]}"
+    )
+    flags = ["fit", *SMALL, *MLP, "--config", "ema.yaml", "--trainer.max_epochs", "2"]
+    main(flags)
+    last = Path("lightning_logs/version_1/checkpoints/last.ckpt")
+    stored = torch.load(last, weights_only=True)
+    assert not torch.equal(stored["state_dict"]["network.1.weight"], stored["current_model_state"]["network.1.weight"])
+    (score,) = [row["val/accuracy"] for row in read_csv(last.parent.parent / "metrics.csv") if row["epoch"] == "1"][:1]
+    main(["validate", "--ckpt_path", str(last)])
+    assert json.loads((last.parent.parent / "val/metrics.json").read_text())["accuracy"] == pytest.approx(float(score))
+
+
+def test_an_ensemble_is_tested_and_predicts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "2", "--seed_everything", "1"])
+    paths = [str(BEST), "lightning_logs/version_1/checkpoints/last.ckpt"]
+    ensemble = ["--model", "Ensemble", "--model.init_args.ckpt_paths", *paths]
+    main(["test", *ensemble])
+    metrics = json.loads(Path("lightning_logs/version_2/test/metrics.json").read_text())
+    assert (metrics["dataset"], metrics["num_images"], metrics["checkpoint"]) == ("Tiny", 100, ", ".join(paths))
+    for number, path in enumerate(paths):
+        main(["predict", "--ckpt_path", path, "--output", f"{number}.csv"])
+    main(["predict", *ensemble, "--output", "both.csv"])
+    first, second, both = (read_csv(Path(name)) for name in ("0.csv", "1.csv", "both.csv"))
+    for one, other, mean in zip(first, second, both, strict=True):
+        assert float(mean["p3"]) == pytest.approx((float(one["p3"]) + float(other["p3"])) / 2, abs=2e-6)
+    assert metrics["accuracy"] == accuracy_score([row["target"] for row in both], [row["prediction"] for row in both])
+
+
+def test_a_wrong_ensemble_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ensemble = ["--model", "Ensemble", "--model.init_args.ckpt_paths"]
+    assert "an Ensemble is made of trained checkpoints" in line_of(["fit", *ensemble, str(BEST)], capsys)
+    assert "leave out --ckpt_path" in line_of(["test", *ensemble, str(BEST), "--ckpt_path", "best"], capsys)
+    assert "checkpoint no.ckpt is not a file" in line_of(["test", *ensemble, str(BEST), "no.ckpt"], capsys)
+    assert "ckpt_paths is empty" in line_of(["test", *ensemble, "[]"], capsys)
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
 
 
 def test_predict_writes_where_it_is_told(run: Path) -> None:
@@ -405,12 +469,16 @@ TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
             ["fit", "--model", "mnist_lightning.models.Classifier"],
             "Classifier has no network of its own; choose MLP, CNN or a child class of yours",
         ),
+        (
+            ["fit", "--data.augmentation.rotation", "-5"],
+            "augmentation rotation -5.0 is not allowed; it must be 0 or more",
+        ),
         (["test"], f"no run in lightning_logs has a best checkpoint; {TRAIN_ONE}"),
         (["validate", "--ckpt_path", "best"], f"no run in lightning_logs has a best checkpoint; {TRAIN_ONE}"),
         (["fit", "--ckpt_path", "last"], f"no run in lightning_logs has a last checkpoint; {TRAIN_ONE}"),
         (
             ["predict", "--ckpt_path", "no.ckpt"],
-            f"checkpoint no.ckpt is not a file; give a path, best or last, or {TRAIN_ONE}",
+            f"checkpoint no.ckpt is not a file; give a path, best, last or pretrained, or {TRAIN_ONE}",
         ),
     ],
 )

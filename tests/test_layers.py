@@ -8,9 +8,9 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "metrics"},
+    {"errors", "files", "metrics", "augment"},
     {"sources", "models", "reports", "checkpoints"},
-    {"data", "callbacks"},
+    {"data", "callbacks", "ensemble"},
     {"arguments"},
     {"cli"},
     {"__main__"},

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch.nn import functional as F
 
-from mnist_lightning.metrics import Scores
+from mnist_lightning.metrics import Calibration, Scores
 
 
 def test_scores_over_unequal_batches_equal_scikit_learns() -> None:
@@ -30,3 +30,16 @@ def test_reset_forgets() -> None:
     scores.reset()
     scores.update(torch.eye(3), torch.tensor([0, 1, 2]), torch.tensor(1.0))
     assert scores.compute()["confusion"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_calibration_finds_the_temperature_that_logits_were_spoilt_with(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)  # as likely as they say
+    calibration = Calibration()
+    for part, targets in zip((logits * temperature).chunk(7), labels.chunk(7), strict=True):
+        calibration.update(part, targets)
+    found, loss_sum = calibration.compute()
+    assert found.item() == pytest.approx(temperature, rel=0.05)
+    assert loss_sum.item() == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-3)

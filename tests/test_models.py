@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from mnist_lightning import checkpoints
 from mnist_lightning.data import MNISTDataModule
-from mnist_lightning.models import CNN, MLP, Classifier, normalize
+from mnist_lightning.models import CNN, MLP, Classifier, EdgeConv2d, normalize
 
 
 def trainer(**options: object) -> Trainer:
@@ -44,6 +44,16 @@ def test_overfits_one_batch(model: Classifier, num_parameters: int) -> None:
     model.train_scores.reset()
     assert model.training_step((images, labels), 0).item() < 0.1
     assert model.train_scores.compute()["accuracy"] == 1
+
+
+def test_edges_are_seen_whatever_their_polarity_and_the_brightness_of_the_paper() -> None:
+    layer = EdgeConv2d(8)
+    images = torch.rand(4, 1, 28, 28)
+    edges = layer(images)
+    torch.testing.assert_close(layer(1 - images), edges)
+    torch.testing.assert_close(layer(0.3 + images), edges)
+    torch.testing.assert_close(layer(torch.full_like(images, 0.7)), torch.zeros_like(edges))
+    assert edges.mean() > 0.01
 
 
 def test_labels_are_smoothed_in_training_alone() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.table import table
+from benchmarks.table import accuracy_table, speed_table
 from mnist_lightning.__main__ import COMMANDS, main
 from tests.conftest import RUN, digits, idx
 
@@ -80,8 +80,9 @@ def test_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_the_table_of_speed_is_what_was_measured() -> None:
-    assert table() in README
+def test_the_tables_are_what_was_measured() -> None:
+    assert speed_table() in README
+    assert accuracy_table() in README
 
 
 def test_it_is_short() -> None:

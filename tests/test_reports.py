@@ -72,3 +72,12 @@ def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
         "x/0,b,0.750000,0.250000,0.750000,a\n"
         "x/1,a,1.000000,1.000000,0.000000,a\n"
     )
+
+
+def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy() -> None:
+    confidences = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.52, 0.52])
+    is_right = torch.tensor([True, True, True, False, True, False])
+    gaps = 4 * abs(0.75 - 0.95) + 2 * abs(0.5 - 0.52)
+    assert reports.expected_calibration_error(confidences, is_right) == pytest.approx(gaps / 6, abs=1e-6)
+    sure = torch.ones(5)
+    assert reports.expected_calibration_error(sure, sure.bool()) == 0
