@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -57,24 +58,40 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
 
 
-def train(recipe: str, seed: int, folder: Path, flags: list[str]) -> dict[str, Any]:
-    """Trains with one seed; returns its validation scores and seconds."""
+def fit(recipe: str, folder: Path, flags: list[str]) -> float:
+    """Trains in a process of its own; returns the seconds that training took."""
     shutil.rmtree(folder / "lightning_logs", ignore_errors=True)  # of a run that was cut off
-    place = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-    command = [sys.executable, "-m", "mnist_lightning", "fit", "--config", recipe, *place, *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "mnist_lightning", "fit", "--config", recipe, *flags]
+    done = subprocess.run([*command, "--trainer.default_root_dir", str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     found = re.search(r"trained in +([\d.]+) s", done.stdout)
     assert found, done.stdout
+    return float(found[1])
+
+
+def train(recipe: str, seed: int, folder: Path, flags: list[str]) -> dict[str, Any]:
+    """Trains with one seed; returns its validation scores."""
+    seconds = fit(recipe, folder, ["--seed_everything", str(seed), *flags])
     path = last_checkpoint(folder)
     with (path.parent.parent / "metrics.csv").open() as stream:
         last = [row for row in csv.DictReader(stream) if row["val/accuracy"]][-1]
     return {
         "val accuracy": float(last["val/accuracy"]),
         "val loss": float(last["val/loss"]),
-        "training s": float(found[1]),
+        "training s, beside others": seconds,
         "parameters": sum(p.numel() for p in rebuild(checkpoints.read(path)).parameters()),
+    }
+
+
+def time_alone(recipe: str, folder: Path) -> dict[str, Any]:
+    """Returns the seconds that a recipe takes with the machine to itself, from those of its second and third epoch."""
+    one, three = (fit(recipe, folder, ["--trainer.max_epochs", str(number)]) for number in (1, 3))
+    num_epochs = yaml.safe_load(Path(recipe).read_text())["trainer"]["max_epochs"]
+    return {
+        "epochs": num_epochs,
+        "seconds an epoch": (three - one) / 2,
+        "seconds": one + (num_epochs - 1) * (three - one) / 2,
     }
 
 
@@ -125,7 +142,8 @@ def summarise(results_dir: Path, name: str, stage: str) -> dict[str, str] | None
         row["ECE"] = f"{statistics.mean(run['ECE'] for run in runs):.2%}"
         row["undisputed errors"] = f"{statistics.mean(run['error without disputed labels'] for run in runs):.2%}"
     row["parameters"] = f"{runs[0]['parameters']:,}"
-    row["seconds"] = f"{statistics.median(run['training s'] for run in runs):.0f}" if "training s" in runs[0] else ""
+    timed = results_dir / f"{name}-seconds.json"
+    row["seconds"] = f"{json.loads(timed.read_text())['seconds']:.0f}" if timed.exists() else ""
     return row
 
 
@@ -162,11 +180,15 @@ def main() -> None:
     parser.add_argument("--results_dir", type=Path, default=RESULTS_DIR, help="where the JSON files are")
     parser.add_argument("--validation_only", action="store_true", help="don't look at the test images")
     parser.add_argument("--ensemble", action="store_true", help="score the mean of the seeds' probabilities too")
+    parser.add_argument("--seconds", action="store_true", help="time the recipe; nothing else should be running")
     parser.add_argument("--compare", metavar="NAME", help="other runs to compare with on the validation images")
     args, flags = parser.parse_known_args()
     if args.recipe:
         name = args.name or Path(args.recipe).stem
-        run_all(name, args, flags)
+        if args.seconds:
+            write(args.results_dir / f"{name}-seconds.json", time_alone(args.recipe, args.runs_dir / "seconds"))
+        else:
+            run_all(name, args, flags)
         if args.compare:
             show([compare(args.results_dir, name, args.compare)], "validation, seed by seed")
     names = sorted({path.stem.rpartition("-")[0] for path in args.results_dir.glob("*.json")})

@@ -59,5 +59,13 @@ def accuracy_table() -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def robustness_table() -> str:
+    """Returns the errors of the shipped weights on corrupted images as Markdown."""
+    found = read("robustness")["rows"]
+    names, errors = ([row[key] for row in found] for key in ("corruption", "error %"))
+    lines = [names, ["---"] * len(names), [f"{error:.1f}" for error in errors]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("_", " ")
+
+
 if __name__ == "__main__":
-    print(accuracy_table(), speed_table(), sep="\n\n")
+    print(accuracy_table(), robustness_table(), speed_table(), sep="\n\n")

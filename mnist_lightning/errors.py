@@ -27,7 +27,7 @@ def one_line_errors(command: str) -> Iterator[None]:
         lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
         text = " ".join(line for line in lines if line and not line.startswith(NOISE))
         if isinstance(error, ArgumentError):
-            text += "; models are MLP and CNN" if '"model"' in text else ""
+            text += "; models are MLP, CNN and Ensemble" if '"model"' in text else ""
             text += f"; see python -m mnist_lightning {command} --help"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None

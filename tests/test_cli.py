@@ -418,12 +418,12 @@ TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
         ),
         (
             ["fit", "--model", "RNN"],
-            f'Parser key "model": Expected a dot import path string: RNN; models are MLP and CNN; {SEE}',
+            f'Parser key "model": Expected a dot import path string: RNN; models are MLP, CNN and Ensemble; {SEE}',
         ),
         (
             ["fit", "--model.init_args.nope", "1"],
             "Parser key \"model\": Problem with given class_path 'mnist_lightning.models.CNN': "
-            f"Option 'nope' is not accepted; models are MLP and CNN; {SEE}",
+            f"Option 'nope' is not accepted; models are MLP, CNN and Ensemble; {SEE}",
         ),
         (
             ["fit", "--model.init_args.widths", "[1,0]"],
