@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_lightning import sources
 from mnist_lightning.__main__ import main
+from mnist_lightning.checkpoints import BestCheckpoint
 from mnist_lightning.models import Classifier
 from tests.conftest import MLP, RUN, SMALL
 
@@ -104,6 +105,15 @@ def test_validate_gives_the_best_epochs_scores_again(run: Path) -> None:
     main(["validate"])
     scores = [float(row["val/accuracy"]) for row in read_csv(run / "metrics.csv") if row["val/accuracy"]]
     assert json.loads((run / "val" / "metrics.json").read_text())["accuracy"] == pytest.approx(max(scores))
+
+
+def test_last_is_the_last_epoch_though_an_earlier_one_was_the_best(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BestCheckpoint, "check_monitor_top_k", lambda self, *args: not self.best_model_path)
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "4"])
+    folder = Path("lightning_logs/version_1/checkpoints")
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    epochs = [torch.load(folder / name, weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")]
+    assert epochs == [0, 3]
 
 
 def test_validate_gives_the_loss_that_fit_ended_with(run: Path) -> None:
