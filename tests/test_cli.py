@@ -180,6 +180,17 @@ def test_a_wrong_ensemble_is_told(run: Path, capsys: pytest.CaptureFixture[str])
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
 
 
+def test_the_shipped_weights_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["test", "--ckpt_path", "pretrained", "--trainer.limit_test_batches", "2"])
+    assert "2,000" in capsys.readouterr().out
+    main(["predict", "--ckpt_path", "pretrained", "--output", "p.csv", "--trainer.accelerator", "cpu"])
+    rows = read_csv(Path("p.csv"))
+    assert sum(row["prediction"] == row["target"] for row in rows) > 9950
+    assert "training can't go on from it" in line_of(
+        ["fit", "--ckpt_path", "pretrained", "--trainer.max_epochs", "1000"], capsys
+    )
+
+
 def test_predict_writes_where_it_is_told(run: Path) -> None:
     main(["predict", "--output", "mine/p.csv", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
     assert len(read_csv(Path("mine/p.csv"))) == 100
@@ -390,7 +401,7 @@ def test_an_own_model_is_named_on_the_command_line(
     monkeypatch.syspath_prepend(str(tmp_path))
     main(["fit", *SMALL, "--model", "own_model.Linear", "--model.init_args.bias", "false", "--trainer.max_epochs", "1"])
     main(["test"])
-    monkeypatch.setattr("mnist_lightning.arguments._known_classes", lambda: {"mnist_lightning.models.CNN"})
+    monkeypatch.setattr("mnist_lightning.arguments.known_classes", lambda: {"mnist_lightning.models.CNN"})
     expected = f"error: checkpoint {BEST} holds a own_model.Linear, not a CNN; give --model own_model.Linear\n"
     assert line_of(["test"], capsys) == expected
     main(["test", "--model", "own_model.Linear"])
