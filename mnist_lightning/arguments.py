@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -32,7 +32,7 @@ KEPT = (
 """Settings that decide what a resumed run computes."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
-LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths")
+LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
 """Flags that take several values, one after the other as a shell's wildcards leave them."""
 LINKED = ("class_names", "mean", "std")
 """What the model takes from the data, so that a checkpoint alone can rebuild it."""
@@ -101,6 +101,12 @@ class CLI(LightningCLI):
         if self.command == "predict":
             text = "CSV file to write (default: predictions.csv in the run's folder)."
             parser.add_argument("--output", type=str | None, default=None, help=text)
+            text = "Pictures of your own: files, folders, patterns (default: the dataset's test images)."
+            parser.add_argument("--images", type=list[str] | None, default=None, help=text)
+            text = "Whether a picture holds one digit, or lines of many separate ones."
+            parser.add_argument("--digits", type=Literal["one", "many"], default="one", help=text)
+            text = "Predictions that are less sure than this, in [0, 1], are left empty."
+            parser.add_argument("--min_confidence", type=float, default=0.0, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the flags, with a checkpoint's values as defaults."""
@@ -113,7 +119,7 @@ class CLI(LightningCLI):
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.add_argument("--ckpt_path", nargs="?")
         scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
-        scan.add_argument(*LISTS, nargs="?", dest="members")
+        scan.add_argument(*LISTS[:2], nargs="?", dest="members")
         given = scan.parse_known_args(args)[0]
         place = given.ckpt_path or _first(given.members), given.root_dir  # an ensemble's members know the data
         self._read_checkpoint(*place)

@@ -1,20 +1,29 @@
 """The commands, each a function of its flags."""
 
+import itertools
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
-from mnist_lightning import reports
+from mnist_lightning import images, reports
 from mnist_lightning.arguments import CLI
 from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import one_line_errors
+from mnist_lightning.images import Digit
+from mnist_lightning.models import check_range
 
 console = Console()
 
@@ -79,18 +88,81 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
 
 
 def predict(flags: Sequence[str]) -> None:
-    """Writes a checkpoint's predictions for the test images to a CSV."""
+    """Writes a checkpoint's predictions for the test images, or for pictures of one's own, to a CSV.
+
+    Raises:
+        SystemExit: With status 3 if some of the pictures can't be read; the others are predicted.
+    """
     predictions = Predictions()
     cli = _prepare("predict", flags, [predictions])
+    pictures = _read_pictures(cli) if cli.config.images else None
     path = Path(cli.config.output or _open_run_dir(cli) / "predictions.csv")
-    cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
-    if not cli.trainer.is_global_zero or _is_partial(cli, len(predictions.labels), len(cli.datamodule.test_indices)):
+    sheet = path.with_name(f"{path.stem}_sheet.png") if cli.config.output else path.with_suffix(".png")
+    if pictures is None or pictures.found:
+        cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+    if not cli.trainer.is_global_zero:
         return
-    sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
-    class_names = cli.datamodule.class_names
+    class_names, more = cli.datamodule.class_names, {}
+    if pictures is None:
+        if _is_partial(cli, len(predictions.labels), len(cli.datamodule.test_indices)):
+            return
+        sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
+        more["target"] = [class_names[label] for label in predictions.labels.tolist()]
+    else:
+        sources = [str(source) for source, _ in pictures.found]
+        if cli.config.digits == "many":
+            for name in ("left", "top", "width", "height"):
+                more[name] = [getattr(digit, name) for _, digit in pictures.found]
     with one_line_errors("predict"):
-        reports.write_predictions(path, sources, predictions.probabilities, class_names, predictions.labels)
+        unsure = reports.write_predictions(
+            path, sources, predictions.probabilities, class_names, more, cli.config.min_confidence
+        )
+        if pictures is not None and pictures.found:
+            _show_pictures(cli, sheet, pictures, predictions.probabilities)
+    if unsure:
+        _say(cli.trainer, f"unsure      {unsure:,} of {len(sources):,} are below {cli.config.min_confidence:.0%}")
     _say(cli.trainer, f"predictions {path}")
+    if pictures is not None and pictures.num_unread:
+        _say(cli.trainer, f"not read    {pictures.num_unread:,} of {pictures.num_files:,} pictures")
+        raise SystemExit(3)
+
+
+class _Pictures(NamedTuple):
+    found: list[tuple[Path, Digit]]
+    num_files: int
+    num_unread: int
+
+
+def _read_pictures(cli: CLI) -> _Pictures:
+    """Puts the digits of the user's own pictures in the place of the dataset's test images."""
+    with one_line_errors("predict"):
+        check_range("min_confidence", cli.config.min_confidence, 0 <= cli.config.min_confidence <= 1, "between 0 and 1")
+        paths = images.find_files(cli.config.images)
+    found: list[tuple[Path, Digit]] = []
+    num_unread = 0
+    is_first = cli.trainer.is_global_zero
+    for path in track(paths, "reading", console=console, transient=True, disable=not is_first):
+        try:
+            found += [(path, digit) for digit in images.find_digits(path, many=cli.config.digits == "many")]
+        except (ValueError, OSError) as error:
+            num_unread += 1
+            if is_first:
+                print(f"not read: {error}", file=sys.stderr)
+    if found:
+        cli.datamodule.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in found])))
+    return _Pictures(found, len(paths), num_unread)
+
+
+def _show_pictures(cli: CLI, sheet: Path, pictures: _Pictures, probabilities: Tensor) -> None:
+    """Writes what the model saw beside the CSV; for lines of digits, says what they read."""
+    confidences, indices = probabilities.max(1)
+    names = [cli.datamodule.class_names[index] for index in indices.tolist()]
+    figure = reports.contact_sheet([digit.image for _, digit in pictures.found], names, confidences.tolist())
+    reports.write_figure(sheet, figure)
+    if cli.config.digits == "many":
+        for source, group in itertools.groupby(range(len(names)), key=lambda number: pictures.found[number][0]):
+            lines = images.join_lines([(pictures.found[number][1], names[number]) for number in group])
+            _say(cli.trainer, f"{source}: {' / '.join(lines)}")
 
 
 def _is_partial(cli: CLI, num_images: int, num_expected: int) -> bool:

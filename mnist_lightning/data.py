@@ -186,6 +186,11 @@ class MNISTDataModule(LightningDataModule):
             self.test_images = Images(*sources.load(self.dataset, "test", self.data_dir))
             self.test_indices = torch.arange(len(self.test_images))
 
+    def use_test_images(self, images: Tensor) -> None:
+        """Puts other images, `(N, 28, 28)` uint8, in the place of the test images; their labels are all 0."""
+        self.test_images = Images(images, torch.zeros(len(images), dtype=torch.uint8))
+        self.test_indices = torch.arange(len(images))
+
     def _loader(self, images: Images, indices: Tensor, batch_size: int, seed: int | None = None) -> DataLoader[Batch]:
         rank, num_replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = Batches(indices, batch_size, seed, rank, num_replicas)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,39 @@ def render(figure: Figure) -> npt.NDArray[np.uint8]:
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+
+
+def contact_sheet(
+    images: Sequence[npt.NDArray[np.uint8]], predictions: Sequence[str], confidences: Sequence[float]
+) -> Figure:
+    """Draws the first hundred images, each with its prediction and how sure that is.
+
+    Args:
+        images: N times `(28, 28)` uint8.
+        predictions: N names of classes.
+        confidences: N probabilities.
+    """
+    count = min(len(images), 100)
+    num_columns = min(count, 10)
+    num_rows = -(-count // num_columns)
+    figure = Figure(figsize=(1.1 * num_columns, 1.35 * num_rows), dpi=100)
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.25 / num_rows / 1.35, wspace=0.08, hspace=0.3)
+    for axes in all_axes:
+        axes.axis("off")
+    for axes, image, prediction, confidence in zip(all_axes, images, predictions, confidences, strict=False):
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        color = "black" if confidence >= 0.9 else "firebrick"
+        axes.set_title(f"{prediction}  {confidence:.0%}", fontsize=10, pad=3, color=color)
+    return figure
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomically(path, picture.getvalue())
 
 
 def expected_calibration_error(confidences: Tensor, is_right: Tensor, num_bins: int = 15) -> float:
@@ -112,38 +145,45 @@ def write_report(
     num_images, num_right = int(confusion.sum()), int(confusion.trace())
     metrics = {"accuracy": num_right / num_images, "loss": loss, "num_images": num_images, **details}
     report = classification_report(confusion, class_names, as_dict=True)
-    picture = io.BytesIO()
     title = f"{num_right:,} of {num_images:,} right: {num_right / num_images:.2%}"
-    confusion_figure(confusion, class_names, title).savefig(picture, format="png")
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_atomically(folder / "classification_report.txt", classification_report(confusion, class_names))
     write_atomically(folder / "classification_report.json", json.dumps(report, indent=2) + "\n")
-    write_atomically(folder / "confusion_matrix.png", picture.getvalue())
+    write_figure(folder / "confusion_matrix.png", confusion_figure(confusion, class_names, title))
     rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
     write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
 
 
 def write_predictions(
-    path: Path, sources: Sequence[str], probabilities: Tensor, class_names: Sequence[str], labels: Tensor
-) -> None:
-    """Writes a row for each image: source, prediction, confidence, the probability of each class, target.
+    path: Path,
+    sources: Sequence[str],
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    more: Mapping[str, Sequence[object]],
+    min_confidence: float = 0.0,
+) -> int:
+    """Writes a row for each image: source, prediction, confidence, the probability of each class, and more.
 
     Args:
         path: The CSV file.
         sources: What each of the N images is called.
         probabilities: `(N, C)` float32.
         class_names: Names of the C classes.
-        labels: `(N,)` integers.
+        more: Further columns by name, N entries each.
+        min_confidence: Predictions that are less sure are left empty.
+
+    Returns:
+        How many those were.
     """
-    header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), "target"]
-    confidences, predictions = probabilities.max(1)
-    rows = [
-        [source, class_names[prediction], *(f"{p:.6f}" for p in (confidence, *row)), class_names[label]]
-        for source, prediction, confidence, row, label in zip(
-            sources, predictions.tolist(), confidences.tolist(), probabilities.tolist(), labels.tolist(), strict=True
-        )
-    ]
+    header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *more]
+    rows, unsure = [], 0
+    for source, row, *extra in zip(sources, probabilities.tolist(), *more.values(), strict=True):
+        confidence = max(row)
+        prediction = class_names[row.index(confidence)] if confidence >= min_confidence else ""
+        unsure += not prediction
+        rows.append([source, prediction, *(f"{p:.6f}" for p in (confidence, *row)), *extra])
     write_csv(path, [header, *rows])
+    return unsure
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:

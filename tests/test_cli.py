@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,7 +18,7 @@ from mnist_lightning import sources
 from mnist_lightning.__main__ import main
 from mnist_lightning.checkpoints import BestCheckpoint
 from mnist_lightning.models import Classifier
-from tests.conftest import MLP, RUN, SMALL
+from tests.conftest import MLP, RUN, SMALL, put_picture
 
 SEE = "see python -m mnist_lightning fit --help"
 BEST = RUN / "checkpoints" / "best.ckpt"
@@ -188,6 +189,39 @@ def test_the_shipped_weights_need_no_run(capsys: pytest.CaptureFixture[str]) -> 
     assert sum(row["prediction"] == row["target"] for row in rows) > 9950
     assert "training can't go on from it" in line_of(
         ["fit", "--ckpt_path", "pretrained", "--trainer.max_epochs", "1000"], capsys
+    )
+
+
+def test_predict_reads_pictures_and_goes_on_after_bad_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in range(3):
+        put_picture(Path(f"scans/{label}.png"), label)
+    main(["predict", "--images", "scans", "--output", "good.csv"])
+    rows = read_csv(Path("good.csv"))
+    assert [row["source"] for row in rows] == [f"scans/{label}.png" for label in range(3)]
+    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10))]
+    assert Image.open("good_sheet.png").size[0] > 300
+    Path("scans/3.png").write_text("not a picture")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        main(["predict", "--images", "scans/*.png", "--min_confidence", "1", "--digits", "many"])
+    assert error.value.code == 3
+    told = capsys.readouterr()
+    assert "not read: scans/3.png is not a picture in PNG" in told.err
+    assert "not read    1 of 4 pictures" in told.out
+    assert "are below 100%" in told.out
+    rows = read_csv(run / "predictions.csv")
+    assert list(rows[0])[-4:] == ["left", "top", "width", "height"]
+    assert all(row["prediction"] == "" or float(row["confidence"]) == 1 for row in rows)
+    assert (run / "predictions.png").is_file()
+
+
+def test_pictures_that_are_not_there_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line_of(["predict", "--images", "no.png"], capsys) == (
+        "error: --images no.png leads to no file; give files, folders or a pattern in quotes\n"
+    )
+    put_picture(Path("scans/1.png"), 1)
+    assert "min_confidence 2.0 is not allowed" in line_of(
+        ["predict", "--images", "scans", "--min_confidence", "2"], capsys
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "metrics", "augment"},
+    {"errors", "files", "images", "metrics", "augment"},
     {"sources", "models", "reports", "checkpoints"},
     {"data", "callbacks", "ensemble"},
     {"arguments"},

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.table import accuracy_table, robustness_table, speed_table
 from mnist_lightning.__main__ import COMMANDS, main
-from tests.conftest import RUN, digits, idx
+from tests.conftest import RUN, digits, idx, put_picture
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,6 +49,7 @@ def test_every_recipe_and_flag_is_understood(
 
 @pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("fit")])
 def test_every_other_call_runs(call: str, run: Path) -> None:
+    put_picture(Path("scans/7.png"), 7)
     main(shlex.split(call))
 
 

@@ -66,7 +66,7 @@ def test_the_figure_shows_rare_errors_and_leaves_what_never_happens_white() -> N
 
 def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
     probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
-    reports.write_predictions(tmp_path / "p.csv", ["x/0", "x/1"], probabilities, ["a", "b"], torch.tensor([0, 0]))
+    reports.write_predictions(tmp_path / "p.csv", ["x/0", "x/1"], probabilities, ["a", "b"], {"target": ["a", "a"]})
     assert (tmp_path / "p.csv").read_text() == (
         "source,prediction,confidence,p0,p1,target\n"
         "x/0,b,0.750000,0.250000,0.750000,a\n"

@@ -1,0 +1,312 @@
+"""From any picture to digits as NIST made them: bright ink, 20 pixels long, centred by mass in 28x28. No torch here."""
+
+import glob
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_BYTES = 50_000_000
+MAX_PIXELS = 50_000_000
+WORKING_SIZE = 1000
+"""Pixels of the longer side that digits are looked for in; larger pictures are reduced to it."""
+MIN_CONTRAST = 0.06
+"""Least difference between ink and paper, of the range from black to white."""
+
+Grey = npt.NDArray[np.float32]
+
+
+class BlankPictureError(ValueError):
+    """There is no ink in a picture."""
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A digit and where it was found.
+
+    Attributes:
+        image: `(28, 28)` uint8, as in MNIST.
+        left: Pixels of the picture left of it.
+        top: Pixels above it.
+        width: Its width in pixels.
+        height: Its height.
+    """
+
+    image: npt.NDArray[np.uint8]
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def find_files(places: Sequence[str]) -> list[Path]:
+    """Returns files, the files in folders and below, and the files that match patterns such as `scans/*.png`.
+
+    Links to folders are not followed, so that none can lead in a circle.
+
+    Raises:
+        FileNotFoundError: A place leads to no file.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        path = Path(place)
+        paths = [path] if path.exists() else sorted(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207 - patterns may be absolute
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        if not files:
+            raise FileNotFoundError(f"--images {place} leads to no file; give files, folders or a pattern in quotes")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def find_digits(path: Path, many: bool = False) -> list[Digit]:
+    """Returns the digits in a picture, in reading order.
+
+    Args:
+        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file; its content decides, not its name.
+        many: Whether to look for lines of separate digits; else all ink belongs to one.
+
+    Raises:
+        BlankPictureError: There is no ink.
+        ValueError: The file is no such picture, is larger than the limits, or moves.
+        OSError: The file can't be read.
+    """
+    picture = read_picture(path)
+    if is_mnist(picture):
+        return [Digit((picture * 255).round().astype(np.uint8), 0, 0, 28, 28)]
+    factor = max(1.0, max(picture.shape) / WORKING_SIZE)
+    try:
+        ink = find_ink(_reduce(picture, factor))
+    except BlankPictureError as error:
+        raise BlankPictureError(f"{path} is blank: {error}") from error
+    digits = []
+    for box, mask in _split(ink) if many else [_whole(ink)]:
+        rows, columns = box
+        left, top, right, bottom = (
+            round(edge * factor) for edge in (columns.start, rows.start, columns.stop, rows.stop)
+        )
+        digits.append(Digit(to_mnist(np.where(mask, ink[box], 0)), left, top, right - left, bottom - top))
+    return digits
+
+
+def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
+    """Returns the text of each line, given a picture's digits in reading order with what each was read as."""
+    lines: list[str] = []
+    for number, (digit, text) in enumerate(digits):
+        if number and digit.left > digits[number - 1][0].left:
+            lines[-1] += text
+        else:
+            lines.append(text)
+    return lines
+
+
+def read_picture(path: Path) -> Grey:
+    """Returns a picture's brightness `(height, width)` float32 in [0, 1], upright and on white paper."""
+    if (num_bytes := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path} has {num_bytes:,} bytes; at most {MAX_BYTES:,} are read")
+    try:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(path, formats=FORMATS) as picture,
+        ):
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.width:,} x {picture.height:,}"
+                raise ValueError(f"{path} has {size} pixels; at most {MAX_PIXELS:,} are read")
+            if getattr(picture, "n_frames", 1) > 1 and picture.format not in ("GIF", "TIFF"):
+                raise ValueError(f"{path} moves; give a still picture")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith(("I", "F")):
+                values = np.asarray(upright, dtype=np.float32)
+                return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
+            coloured = upright.convert("RGBA")
+            paper = Image.new("RGBA", coloured.size, "white")
+            grey = Image.alpha_composite(paper, coloured).convert("L")
+            return np.asarray(grey, dtype=np.float32) / np.float32(255)
+    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is not a picture in {', '.join(FORMATS)}, or too large a one") from error
+    except (OSError, SyntaxError, EOFError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        raise ValueError(f"{path} is damaged ({error})") from error
+
+
+def is_mnist(picture: Grey) -> bool:
+    """Tells whether a picture is a digit as in MNIST already: it then stays as it is, byte for byte."""
+    if picture.shape != (28, 28) or picture.max() < 0.5 or np.median(picture) > 0:
+        return False
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    centre = ndimage.center_of_mass(picture)
+    return bool(border.mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in centre))
+
+
+def find_ink(picture: Grey) -> Grey:
+    """Returns where the ink is, `(height, width)` float32 in [0, 1], whatever paper, light and polarity.
+
+    Raises:
+        BlankPictureError: There is none.
+    """
+    smooth = ndimage.gaussian_filter(picture, max(0.5, max(picture.shape) / 500))
+    flat = smooth - _paper(smooth)
+    # Ink covers less than half of what is seen, so that the longer tail of the differences is ink.
+    low, high = np.quantile(flat, [0.002, 0.998])
+    spread = 1.4826 * float(np.median(np.abs(flat))) + 1e-4
+    flat = -flat if -low > high else flat
+    level = max(-low, high)
+    if level < max(MIN_CONTRAST, 5 * spread) and level < 0.25:
+        raise BlankPictureError("nothing on it stands out from the paper")
+    threshold = max(_otsu(flat), 0.3 * level)
+    full = float(np.median(flat[flat > threshold]))
+    ink: Grey = np.clip((flat - 0.25 * threshold) / (full - 0.25 * threshold), 0, 1).astype(np.float32)
+    return ink
+
+
+def to_mnist(ink: Grey) -> npt.NDArray[np.uint8]:
+    """Returns a digit's ink, cut out tightly, as NIST and MNIST made it: `(28, 28)` uint8.
+
+    Source: Bottou and others, the steps of NIST's images to MNIST's (github.com/facebookresearch/qmnist).
+    """
+    height, width = ink.shape
+    ink = _thicken(ink)
+    factor = 20 / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = np.asarray(
+        Image.fromarray(ink).resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC)
+    )
+    small = np.clip(small / small.max(), 0, 1)
+    row, column = ndimage.center_of_mass(small)
+    top, left = (
+        min(max(int(15 - place), 0), 28 - side) for place, side in zip((row, column), small.shape, strict=True)
+    )
+    image = np.zeros((28, 28), np.uint8)
+    image[top : top + small.shape[0], left : left + small.shape[1]] = (small * 255).round()
+    return image
+
+
+def _reduce(picture: Grey, factor: float) -> Grey:
+    if factor == 1:
+        return picture
+    size = round(picture.shape[1] / factor), round(picture.shape[0] / factor)
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def _paper(picture: Grey) -> Grey:
+    """Fits a bent surface to the paper; ink, which departs from it to one side, is left out step by step."""
+    y, x = (
+        axis.astype(np.float32) for axis in np.mgrid[-1 : 1 : picture.shape[0] * 1j, -1 : 1 : picture.shape[1] * 1j]
+    )
+    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], -1).reshape(-1, 10)
+    values = picture.ravel()
+    step = max(1, len(values) // 20_000)
+    is_paper = np.ones(len(values[::step]), bool)
+    for _ in range(8):
+        weights = np.linalg.lstsq(terms[::step][is_paper], values[::step][is_paper], rcond=None)[0]
+        away = np.abs(values[::step] - terms[::step] @ weights)
+        is_paper = away <= max(2.5 * 1.4826 * float(np.median(away)), 0.01)
+    surface: Grey = (terms @ weights).reshape(picture.shape).astype(np.float32)
+    return surface
+
+
+def _otsu(values: Grey) -> float:
+    """Returns the threshold that divides values best in two. Source: Otsu 1979 (IEEE Trans. SMC 9:62-66)."""
+    counts, edges = np.histogram(values[values > 0], 256)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = counts.cumsum()
+    above = below[-1] - below
+    sums = (counts * middles).cumsum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(middles[np.nanargmax(between[:-1])])
+
+
+def _parts(ink: Grey) -> tuple[npt.NDArray[np.int32], list[tuple[slice, slice]], npt.NDArray[np.int64]]:
+    labels, _ = ndimage.label(ink > 0.5, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    return labels, boxes, np.bincount(labels.ravel())[1:]
+
+
+def _whole(ink: Grey) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+    """Returns the box of all ink, without specks."""
+    labels, boxes, sizes = _parts(ink)
+    least = [0.3 if _is_at_edge(box, ink.shape) else 0.04 for box in boxes]  # shadows come in from the edges
+    kept = [number for number in range(len(boxes)) if sizes[number] >= max(4, least[number] * sizes.max())]
+    box = _box([boxes[number][0] for number in kept], [boxes[number][1] for number in kept])
+    mask = ndimage.binary_dilation(np.isin(labels, [number + 1 for number in kept]), iterations=3)
+    return box, mask[box]
+
+
+def _is_at_edge(box: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
+    return any(part.start == 0 or part.stop == side for part, side in zip(box, shape, strict=True))
+
+
+def _box(rows: list[slice], columns: list[slice]) -> tuple[slice, slice]:
+    return (
+        slice(min(part.start for part in rows), max(part.stop for part in rows)),
+        slice(min(part.start for part in columns), max(part.stop for part in columns)),
+    )
+
+
+def _split(ink: Grey) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]:
+    """Returns each digit's box and where its ink is in that box, line by line and from left to right."""
+    labels, boxes, sizes = _parts(ink)
+    heights = np.array([rows.stop - rows.start for rows, _ in boxes])
+    height = float(np.median(heights[sizes >= 0.2 * np.quantile(sizes, 0.9)]))
+    groups: list[list[int]] = []
+    for number in sorted(range(len(boxes)), key=lambda number: -sizes[number]):
+        if sizes[number] < max(4, 0.003 * height**2):
+            continue  # a speck
+        home = next((group for group in groups if _belongs(boxes[number], [boxes[n] for n in group], height)), None)
+        if home is None:
+            groups.append([number])
+        else:
+            home.append(number)
+    found = []
+    for group in groups:
+        box = _box([boxes[n][0] for n in group], [boxes[n][1] for n in group])
+        is_tall = box[0].stop - box[0].start > (0.7 if _is_at_edge(box, ink.shape) else 0.3) * height
+        if is_tall:  # not a dot, a dash or a shadow
+            mask = ndimage.binary_dilation(np.isin(labels[box], [n + 1 for n in group]), iterations=2)
+            found.append((box, mask))
+    return _in_reading_order(found, height)
+
+
+def _belongs(box: tuple[slice, slice], others: list[tuple[slice, slice]], height: float) -> bool:
+    """Tells whether a piece of ink is part of a digit: a loose stroke above, below or inside of it."""
+    rows, columns = _box([part[0] for part in others], [part[1] for part in others])
+    overlap = min(box[1].stop, columns.stop) - max(box[1].start, columns.start)
+    gap = max(box[0].start, rows.start) - min(box[0].stop, rows.stop)
+    together = max(box[0].stop, rows.stop) - min(box[0].start, rows.start)
+    narrower = min(box[1].stop - box[1].start, columns.stop - columns.start)
+    return bool(overlap > 0.4 * narrower) and gap < 0.3 * height and together < 1.4 * height
+
+
+def _in_reading_order(
+    found: list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]], height: float
+) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]:
+    lines: list[list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]] = []
+    for item in sorted(found, key=lambda item: item[0][0].start + item[0][0].stop):
+        middle = (item[0][0].start + item[0][0].stop) / 2
+        last = lines[-1] if lines else None
+        if last and middle - np.mean([(rows.start + rows.stop) / 2 for (rows, _), _ in last]) < 0.6 * height:
+            last.append(item)
+        else:
+            lines.append([item])
+    return [item for line in lines for item in sorted(line, key=lambda item: item[0][1].start)]
+
+
+def _thicken(ink: Grey) -> Grey:
+    """Widens strokes that are thinner than MNIST's thinnest, about a twelfth of the digit."""
+    mask = ink > 0.5
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    ridge = depth[(depth == ndimage.maximum_filter(depth, 3)) & mask]
+    stroke = 2 * float(np.median(ridge)) if len(ridge) else 1
+    missing = max(ink.shape) / 12 - stroke
+    if missing < 1:
+        return ink
+    thick: Grey = ndimage.grey_dilation(ink, size=(round(missing) + 1,) * 2)
+    return thick

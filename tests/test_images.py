@@ -1,0 +1,169 @@
+"""Pictures of digits become MNIST's images again, however they were taken."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from mnist_lightning import images
+from mnist_lightning.data import MNISTDataModule
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def digits() -> UInt8:
+    data = MNISTDataModule()
+    data.setup("test")
+    return np.asarray(data.test_images.images[:200])
+
+
+def photograph(digit: UInt8, seed: int, **options: Any) -> bytes:
+    """Returns a JPEG of a digit written large somewhere on paper: dark on bright, turned, unevenly lit, noisy."""
+    generator = np.random.default_rng(seed)
+    options = {"factor": generator.integers(5, 21), "turn": generator.uniform(-10, 10), "noise": 0.03, **options}
+    size = 28 * int(options["factor"])
+    large = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
+    ink = np.asarray(large.rotate(options["turn"], Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    height, width = (int(size * generator.uniform(1, 1.6)) for _ in range(2))
+    page = np.zeros((height, width), np.float32)
+    top, left = generator.integers(0, height - size + 1), generator.integers(0, width - size + 1)
+    page[top : top + size, left : left + size] = ink
+    angle = generator.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    light = 0.55 + 0.16 * (np.cos(angle) * x + np.sin(angle) * y + 1.4)
+    picture = (1 - page) * light * 0.85 + 0.08 + generator.normal(0, options["noise"], page.shape)
+    if options.get("bright_ink"):
+        picture = 1 - picture
+    stream = io.BytesIO()
+    Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8)).save(stream, "JPEG", quality=60)
+    return stream.getvalue()
+
+
+def distance(first: UInt8, second: UInt8) -> float:
+    """Returns the mean difference of pixels, in [0, 1]; a pixel to any side, which rounding may cost, is no matter."""
+    shifts = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
+    return min(float(np.abs(np.roll(first, shift, (0, 1)).astype(float) - second).mean() / 255) for shift in shifts)
+
+
+def test_an_image_of_mnist_stays_as_it_is(digits: UInt8, tmp_path: Path) -> None:
+    for digit in digits:
+        Image.fromarray(digit).save(tmp_path / "digit.png")
+        (found,) = images.find_digits(tmp_path / "digit.png")
+        assert found.image.tobytes() == digit.tobytes()
+
+
+@pytest.mark.parametrize("bright_ink", [False, True])
+def test_a_photograph_becomes_the_image_that_it_was_made_from(digits: UInt8, tmp_path: Path, bright_ink: bool) -> None:
+    distances = []
+    for number, digit in enumerate(digits[:40]):
+        (tmp_path / "photo.jpg").write_bytes(photograph(digit, number, turn=0, bright_ink=bright_ink))
+        (found,) = images.find_digits(tmp_path / "photo.jpg")
+        distances.append(distance(found.image, digit))
+    blank = [distance(np.zeros_like(digit), digit) for digit in digits[:40]]
+    assert np.mean(distances) < 0.35 * np.mean(blank)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("L", "png"), ("RGB", "jpg"), ("RGBA", "webp"), ("P", "gif"), ("I;16", "tiff"), ("1", "bmp"), ("LA", "png")],
+)
+def test_every_format_and_mode_is_read(digits: UInt8, tmp_path: Path, mode: str, suffix: str) -> None:
+    large = 255 - np.kron(digits[0], np.ones((8, 8), np.uint8))
+    path = tmp_path / f"digit.{suffix}"
+    picture = Image.fromarray(large)
+    if mode == "I;16":
+        picture = Image.fromarray(large.astype(np.uint16) * 257)
+    elif mode == "RGBA":  # ink on nothing
+        picture = Image.merge("RGBA", [*[Image.new("L", picture.size, 0)] * 3, Image.fromarray(255 - large)])
+    else:
+        picture = picture.convert(mode, dither=Image.Dither.NONE)
+    picture.save(path)
+    (found,) = images.find_digits(path)
+    assert distance(found.image, digits[0]) < 0.06
+
+
+def test_a_camera_held_sideways_is_undone(digits: UInt8, tmp_path: Path) -> None:
+    large = Image.fromarray(255 - np.kron(digits[0], np.ones((8, 8), np.uint8)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    large.rotate(90, expand=True).save(tmp_path / "sideways.jpg", exif=exif)
+    (found,) = images.find_digits(tmp_path / "sideways.jpg")
+    assert distance(found.image, digits[0]) < 0.06
+
+
+def test_lines_are_read_in_order_with_their_places(digits: UInt8, tmp_path: Path) -> None:
+    page = np.zeros((200, 460), np.uint8)
+    numbers = [[0, 1, 2, 3, 5], [4, 6, 7]]
+    for row, line in enumerate(numbers):
+        for column, number in enumerate(line):
+            top, left = 20 + 90 * row + 3 * (column % 2), 20 + 90 * column
+            page[top : top + 56, left : left + 56] = np.kron(digits[number], np.ones((2, 2), np.uint8))
+    Image.fromarray(255 - page).save(tmp_path / "page.png")
+    found = images.find_digits(tmp_path / "page.png", many=True)
+    flat = [number for line in numbers for number in line]
+    assert len(found) == len(flat)
+    for digit, number in zip(found, flat, strict=True):
+        assert distance(digit.image, digits[number]) < 0.06
+    for place, digit in enumerate(found):
+        row, column = divmod(place, 5)
+        assert abs(digit.left + digit.width / 2 - (20 + 90 * column + 28)) < 12
+        assert abs(digit.top + digit.height / 2 - (20 + 90 * row + 28)) < 12
+    assert images.join_lines([(digit, str(number % 10)) for digit, number in zip(found, flat, strict=True)]) == [
+        "01235",
+        "467",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a picture in PNG, JPEG"),
+        (b"hello", "is not a picture in PNG, JPEG"),
+        ("cut", "is damaged"),
+        ("white", "is blank"),
+        ("grey noise", "is blank"),
+        ("large", "at most 50,000,000 are read"),
+        ("moving", "moves; give a still picture"),
+    ],
+)
+def test_what_can_not_be_read_is_told(tmp_path: Path, content: bytes | str, message: str) -> None:
+    path = tmp_path / "picture.png"
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60), "u1")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "cut":
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:1500])
+    elif content == "white":
+        Image.new("L", (50, 50), 255).save(path)
+    elif content == "grey noise":
+        Image.fromarray((120 + noise // 40).astype(np.uint8)).save(path)
+    elif content == "large":
+        Image.new("1", (8000, 8000)).save(path)
+    else:
+        path = tmp_path / "picture.webp"
+        first = Image.fromarray(noise)
+        first.save(path, save_all=True, append_images=[Image.fromarray(255 - noise)])
+    with pytest.raises(ValueError, match=message):
+        images.find_digits(path)
+
+
+def test_files_come_from_folders_and_patterns_each_once(tmp_path: Path) -> None:
+    (tmp_path / "scans" / "more").mkdir(parents=True)
+    for name in ("scans/b.png", "scans/a.png", "scans/more/c.png", "scans/.hidden", "single.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "scans" / "loop").symlink_to(tmp_path / "scans")
+    found = images.find_files([str(tmp_path / "single.png"), str(tmp_path / "scans"), str(tmp_path / "scans/*.png")])
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "single.png",
+        "scans/a.png",
+        "scans/b.png",
+        "scans/more/c.png",
+    ]
+    with pytest.raises(FileNotFoundError, match="leads to no file"):
+        images.find_files(["nothing/*.png"])
