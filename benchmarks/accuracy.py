@@ -32,10 +32,9 @@ from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.ensemble import rebuild
 from mnist_lightning.models import normalize
 from mnist_lightning.reports import expected_calibration_error
+from mnist_lightning.sources import DISPUTED
 
 RESULTS_DIR = measure.RESULTS_DIR / "accuracy"
-DISPUTED = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
-"""Test images whose labels are disputed. Source: Northcutt et al. 2021 (arXiv:2103.14749)."""
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t for a 95 % interval with 1, 2, … degrees of freedom."""
 

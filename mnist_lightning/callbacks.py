@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from mnist_lightning import reports
+from mnist_lightning import figures, reports
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.models import Classifier
 
@@ -49,7 +49,7 @@ def show_confusion(
         step: How many steps the model has been trained.
     """
     title = f"{stage}/accuracy {scores['accuracy'].item():.2%}"
-    image = reports.render(reports.confusion_figure(scores["confusion"], model.class_names, title))
+    image = figures.render(figures.confusion_figure(scores["confusion"], model.class_names, title))
     logger.experiment.add_image(f"{stage}/confusion_matrix", image, step, dataformats="HWC")
 
 
@@ -64,6 +64,22 @@ class Scoreboard(Callback):
 
     seconds = 0.0
 
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run must know: the epochs so far."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        self.history = list(state_dict["history"])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the epoch's scores for the curves."""
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch + 1, **scores})
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the watch."""
         self.seconds = -time.perf_counter()
@@ -71,6 +87,18 @@ class Scoreboard(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops it."""
         self.seconds += time.perf_counter()
+        self._draw_curves(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves curves of what was trained when a run is interrupted."""
+        self._draw_curves(trainer)
+
+    def _draw_curves(self, trainer: Trainer) -> None:
+        for logger in tensorboard(trainer):
+            if self.history:
+                reports.write_figure(
+                    Path(logger.log_dir) / "figures" / "curves.png", figures.curves_figure(self.history)
+                )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a confusion matrix to TensorBoard's images."""
@@ -100,7 +128,7 @@ class Predictions(Callback):
     labels: Tensor
 
     def __init__(self) -> None:
-        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.batches: list[dict[str, Tensor]] = []
 
     def on_predict_batch_end(
         self,
@@ -114,11 +142,16 @@ class Predictions(Callback):
         """Keeps a batch's probabilities and labels."""
         self.batches.append(outputs)
 
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the processes' images back in order."""
-        probabilities, labels = zip(*self.batches, strict=True)
-        self.probabilities = _in_order(torch.cat(probabilities), trainer.world_size)
-        self.labels = _in_order(torch.cat(labels), trainer.world_size)
+        self.probabilities, self.labels = (
+            _in_order(torch.cat([batch[name] for batch in self.batches]), trainer.world_size).cpu()
+            for name in ("probabilities", "labels")
+        )
+
+    on_validation_end = on_test_end = on_predict_end
 
 
 def _in_order(part: Tensor, num_processes: int) -> Tensor:

@@ -7,17 +7,18 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from mnist_lightning import images, reports
+from mnist_lightning import figures, images, reports, sources
 from mnist_lightning.arguments import CLI
 from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
@@ -64,27 +65,55 @@ def test(flags: Sequence[str]) -> None:
 
 
 def _score(command: str, stage: str, flags: Sequence[str]) -> None:
-    cli = _prepare(command, flags)
+    predictions = Predictions()
+    cli = _prepare(command, flags, [predictions])
     run_dir = _open_run_dir(cli)
     getattr(cli.trainer, command)(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:
         return
+    data, num_images = cli.datamodule, len(predictions.labels)
     scores = getattr(cli.model, f"{stage}_scores").compute()
-    accuracy, loss, confusion = scores["accuracy"].item(), scores["loss"].item(), scores["confusion"].cpu()
+    accuracy, loss = scores["accuracy"].item(), scores["loss"].item()
     _say(cli.trainer, f"checkpoint  {cli.ckpt_paths}")
-    _say_scores(cli.trainer, f"{command} images", accuracy, loss, int(confusion.sum()))
-    if _is_partial(cli, int(confusion.sum()), len(getattr(cli.datamodule, f"{stage}_indices"))):
+    if _is_partial(cli, num_images, len(getattr(data, f"{stage}_indices"))):
+        _say_scores(cli.trainer, f"{command} images", accuracy, loss, num_images)
         return
     versions = {package: version(package) for package in ("mnist_lightning", "torch", "lightning")}
-    details = {"dataset": cli.datamodule.dataset, "checkpoint": cli.ckpt_paths, "versions": versions}
+    details = {"loss": loss, "dataset": data.dataset, "checkpoint": cli.ckpt_paths, "versions": versions}
+    pictures = data.test_images.images if stage == "test" else data.train_images.images[data.val_indices]
+    disputed = sources.DISPUTED if (data.dataset, stage) == ("MNIST", "test") else ()
     with one_line_errors(command):
-        reports.write_report(run_dir / stage, confusion, loss, cli.datamodule.class_names, details)
+        report = reports.write_report(
+            run_dir / stage,
+            pictures,
+            predictions.labels,
+            predictions.probabilities,
+            data.class_names,
+            details,
+            disputed,
+        )
+    _say_classes(f"{command} images", report, data.class_names, loss)
     if stage == "test":
         logger, step = tensorboard_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
         show_confusion(logger, stage, scores, cli.model, step)
+        for name in ("mistakes", "reliability"):
+            image = np.asarray(Image.open(run_dir / stage / f"{name}.png").convert("RGB"))
+            logger.experiment.add_image(f"test/{name}", image, step, dataformats="HWC")
         logger.finalize("success")
     _say(cli.trainer, f"report      {run_dir / stage}")
+
+
+def _say_classes(what: str, report: dict[str, Any], class_names: Sequence[str], loss: float) -> None:
+    columns = ("precision", "recall", "f1-score")
+    table = Table("class", *columns, "images")
+    for name in class_names:
+        row = report[name]
+        table.add_row(name, *(f"{row[column]:.2%}" for column in columns), f"{row['support']:,.0f}")
+    console.print(table)
+    total = Table("", "accuracy", "loss", "images")
+    total.add_row(what, f"{report['accuracy']:.2%}", f"{loss:.4f}", f"{report['macro avg']['support']:,.0f}")
+    console.print(total)
 
 
 def predict(flags: Sequence[str]) -> None:
@@ -106,21 +135,21 @@ def predict(flags: Sequence[str]) -> None:
     if pictures is None:
         if _is_partial(cli, len(predictions.labels), len(cli.datamodule.test_indices)):
             return
-        sources = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
+        names = [f"{cli.datamodule.dataset}/test/{number}" for number in range(len(predictions.labels))]
         more["target"] = [class_names[label] for label in predictions.labels.tolist()]
     else:
-        sources = [str(source) for source, _ in pictures.found]
+        names = [str(source) for source, _ in pictures.found]
         if cli.config.digits == "many":
             for name in ("left", "top", "width", "height"):
                 more[name] = [getattr(digit, name) for _, digit in pictures.found]
     with one_line_errors("predict"):
         unsure = reports.write_predictions(
-            path, sources, predictions.probabilities, class_names, more, cli.config.min_confidence
+            path, names, predictions.probabilities, class_names, more, cli.config.min_confidence
         )
         if pictures is not None and pictures.found:
             _show_pictures(cli, sheet, pictures, predictions.probabilities)
     if unsure:
-        _say(cli.trainer, f"unsure      {unsure:,} of {len(sources):,} are below {cli.config.min_confidence:.0%}")
+        _say(cli.trainer, f"unsure      {unsure:,} of {len(names):,} are below {cli.config.min_confidence:.0%}")
     _say(cli.trainer, f"predictions {path}")
     if pictures is not None and pictures.num_unread:
         _say(cli.trainer, f"not read    {pictures.num_unread:,} of {pictures.num_files:,} pictures")
@@ -157,7 +186,7 @@ def _show_pictures(cli: CLI, sheet: Path, pictures: _Pictures, probabilities: Te
     """Writes what the model saw beside the CSV; for lines of digits, says what they read."""
     confidences, indices = probabilities.max(1)
     names = [cli.datamodule.class_names[index] for index in indices.tolist()]
-    figure = reports.contact_sheet([digit.image for _, digit in pictures.found], names, confidences.tolist())
+    figure = figures.contact_sheet([digit.image for _, digit in pictures.found], names, confidences.tolist())
     reports.write_figure(sheet, figure)
     if cli.config.digits == "many":
         for source, group in itertools.groupby(range(len(names)), key=lambda number: pictures.found[number][0]):

@@ -103,15 +103,16 @@ class Classifier(LightningModule):
         self.train_scores.update(logits.detach(), labels, loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the validation scores."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Adds a batch to the validation scores, and returns what `predict_step` does."""
         logits = self._evaluate(batch, self.val_scores)
         if self.trainer.state.fn == "fit":
             self.calibration.update(logits, batch[1])
+        return {"probabilities": logits.softmax(1), "labels": batch[1]}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the test scores."""
-        self._evaluate(batch, self.test_scores)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Adds a batch to the test scores, and returns what `predict_step` does."""
+        return {"probabilities": self._evaluate(batch, self.test_scores).softmax(1), "labels": batch[1]}
 
     def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
         images, labels = batch
@@ -119,10 +120,10 @@ class Classifier(LightningModule):
         scores.update(logits, labels, F.cross_entropy(logits, labels))
         return logits
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Returns probabilities `(N, C)` float32 and the labels `(N,)` int64."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Returns `probabilities` `(N, C)` float32 and `labels` `(N,)` int64."""
         images, labels = batch
-        return self(images).softmax(1), labels
+        return {"probabilities": self(images).softmax(1), "labels": labels}
 
     def _log_scores(self, stage: str, scores: dict[str, Tensor]) -> None:
         # The sums are over all processes already; sync_dist only tells Lightning that every process logs.

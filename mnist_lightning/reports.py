@@ -1,85 +1,19 @@
-"""From a confusion matrix to figures, tables and files."""
+"""From predictions to text, tables and files."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mnist_lightning import figures
 from mnist_lightning.files import write_atomically
-
-
-def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) -> Figure:
-    """Draws a confusion matrix: counts as text, each row's shares as colour.
-
-    Args:
-        confusion: `(C, C)` integers, rows are labels, columns are predictions.
-        class_names: Names of the C classes.
-        title: Stands above the matrix.
-    """
-    counts = confusion.cpu().numpy()
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    size = 2.2 + 0.42 * len(class_names)
-    figure = Figure(figsize=(size, size), dpi=100)
-    FigureCanvasAgg(figure)
-    margin = (0.5 + 0.08 * max(map(len, class_names))) / size  # a layout engine would double the time to draw
-    axes = figure.subplots(gridspec_kw={"left": margin, "bottom": margin, "right": 0.98, "top": 1 - 0.4 / size})
-    # The power brings out a share of one in a thousand beside a diagonal of nearly one.
-    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
-    font_size = 11 if len(class_names) <= 12 else 6
-    for row, column in zip(*counts.nonzero(), strict=True):
-        color = "white" if shares[row, column] > 0.2 else "black"
-        text = str(counts[row, column])
-        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=font_size)
-    ticks = range(len(class_names))
-    rotation = 90 if max(map(len, class_names)) > 2 else 0
-    axes.set_xticks(ticks, class_names, rotation=rotation)
-    axes.set_yticks(ticks, class_names)
-    axes.set(xlabel="prediction", ylabel="label", title=title)
-    return figure
-
-
-def render(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Returns a figure as an image, `(height, width, 3)` uint8."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
-
-
-def contact_sheet(
-    images: Sequence[npt.NDArray[np.uint8]], predictions: Sequence[str], confidences: Sequence[float]
-) -> Figure:
-    """Draws the first hundred images, each with its prediction and how sure that is.
-
-    Args:
-        images: N times `(28, 28)` uint8.
-        predictions: N names of classes.
-        confidences: N probabilities.
-    """
-    count = min(len(images), 100)
-    num_columns = min(count, 10)
-    num_rows = -(-count // num_columns)
-    figure = Figure(figsize=(1.1 * num_columns, 1.35 * num_rows), dpi=100)
-    FigureCanvasAgg(figure)
-    all_axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.25 / num_rows / 1.35, wspace=0.08, hspace=0.3)
-    for axes in all_axes:
-        axes.axis("off")
-    for axes, image, prediction, confidence in zip(all_axes, images, predictions, confidences, strict=False):
-        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        color = "black" if confidence >= 0.9 else "firebrick"
-        axes.set_title(f"{prediction}  {confidence:.0%}", fontsize=10, pad=3, color=color)
-    return figure
 
 
 def write_figure(path: Path, figure: Figure) -> None:
@@ -130,28 +64,74 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict
     )
 
 
+def wilson_interval(num_right: int, num_images: int, z: float = 1.96) -> tuple[float, float]:
+    """Returns the 95 % interval of an accuracy. Source: Wilson 1927 (J. Am. Stat. Assoc. 22:209-212)."""
+    share, slack = num_right / num_images, z**2 / num_images
+    middle = (share + slack / 2) / (1 + slack)
+    margin = z * (share * (1 - share) / num_images + slack / (4 * num_images)) ** 0.5 / (1 + slack)
+    return middle - margin, middle + margin
+
+
 def write_report(
-    folder: Path, confusion: Tensor, loss: float, class_names: Sequence[str], details: dict[str, Any]
-) -> None:
-    """Writes `metrics.json`, `classification_report.{txt,json}` and `confusion_matrix.{csv,png}`.
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    details: dict[str, Any],
+    disputed: Collection[int] = (),
+) -> dict[str, Any]:
+    """Writes `metrics.json`, `classification_report.{txt,json}`, `confusion_matrix.{csv,png}` and two more figures.
+
+    Those are `mistakes.png`, the most confident errors, and `reliability.png`, confidence against accuracy.
 
     Args:
         folder: Where they go.
-        confusion: `(C, C)` integers, rows are labels, columns are predictions.
-        loss: Mean cross-entropy in nats.
+        images: `(N, 28, 28)` uint8.
+        labels: `(N,)` integers.
+        probabilities: `(N, C)` float32.
         class_names: Names of the C classes.
-        details: More entries for `metrics.json`.
+        details: More entries for `metrics.json`, such as the loss.
+        disputed: Numbers of the images whose labels are disputed.
+
+    Returns:
+        Scikit-learn's report as a dictionary.
     """
-    num_images, num_right = int(confusion.sum()), int(confusion.trace())
-    metrics = {"accuracy": num_right / num_images, "loss": loss, "num_images": num_images, **details}
-    report = classification_report(confusion, class_names, as_dict=True)
-    title = f"{num_right:,} of {num_images:,} right: {num_right / num_images:.2%}"
+    num_images, num_classes = probabilities.shape
+    confidences, predictions = probabilities.max(1)
+    cells = labels.long() * num_classes + predictions
+    confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    num_right = int(confusion.trace())
+    error = expected_calibration_error(confidences, predictions == labels)
+    report: dict[str, Any] = classification_report(confusion, class_names, as_dict=True)
+    metrics = {
+        "accuracy": num_right / num_images,
+        "accuracy_95_percent_interval": wilson_interval(num_right, num_images),
+        "macro_f1": report["macro avg"]["f1-score"],
+        "expected_calibration_error": error,
+        "num_images": num_images,
+        **details,
+    }
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_atomically(folder / "classification_report.txt", classification_report(confusion, class_names))
     write_atomically(folder / "classification_report.json", json.dumps(report, indent=2) + "\n")
-    write_figure(folder / "confusion_matrix.png", confusion_figure(confusion, class_names, title))
     rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
     write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
+    title = f"{num_right:,} of {num_images:,} right: {num_right / num_images:.2%}"
+    write_figure(folder / "confusion_matrix.png", figures.confusion_figure(confusion, class_names, title))
+    reliability = figures.reliability_figure(confidences, predictions == labels, error)
+    write_figure(folder / "reliability.png", reliability)
+    wrong = (predictions != labels).nonzero().squeeze(1)
+    wrong = wrong[confidences[wrong].argsort(descending=True)]
+    mistakes = figures.mistakes_figure(
+        images[wrong].numpy(),
+        [class_names[label] for label in labels[wrong].tolist()],
+        [class_names[prediction] for prediction in predictions[wrong].tolist()],
+        confidences[wrong].tolist(),
+        [number in disputed for number in wrong.tolist()],
+    )
+    write_figure(folder / "mistakes.png", mistakes)
+    return report
 
 
 def write_predictions(

@@ -26,6 +26,8 @@ Content = bytes | memoryview
 
 PACKAGE_DIR = Path(__file__).parent
 BUNDLED_DIR = PACKAGE_DIR / "mnist"
+DISPUTED = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
+"""MNIST's test images whose labels are disputed. Source: Northcutt et al. 2021 (arXiv:2103.14749)."""
 TIMEOUT_S = 30.0
 """Longest silence of a mirror; torchvision's downloads have no limit of their own."""
 

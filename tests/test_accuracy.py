@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from benchmarks import accuracy, robustness
-from mnist_lightning import checkpoints
+from mnist_lightning import checkpoints, sources
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import MNISTDataModule
 
@@ -29,7 +29,7 @@ def test_scores_equal_scikit_learns_and_disputed_labels_stand_apart() -> None:
     assert found["wrong"] == wrong
     assert found["test accuracy"] == pytest.approx(1 - len(wrong) / 10_000)
     assert found["test loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-4)
-    assert found["error without disputed labels"] == len(set(wrong) - set(accuracy.DISPUTED)) / 9985
+    assert found["error without disputed labels"] == len(set(wrong) - set(sources.DISPUTED)) / 9985
     assert 947 in wrong
 
 

@@ -8,7 +8,7 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "images", "metrics", "augment"},
+    {"errors", "files", "images", "metrics", "augment", "figures"},
     {"sources", "models", "reports", "checkpoints"},
     {"data", "callbacks", "ensemble"},
     {"arguments"},

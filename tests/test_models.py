@@ -68,9 +68,9 @@ def test_labels_are_smoothed_in_training_alone() -> None:
 
 def test_predict_step_returns_probabilities_and_labels() -> None:
     images, labels = batch()
-    probabilities, same_labels = CNN().eval().predict_step((images, labels), 0)
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(30))
-    assert same_labels is labels
+    found = CNN().eval().predict_step((images, labels), 0)
+    torch.testing.assert_close(found["probabilities"].sum(1), torch.ones(30))
+    assert found["labels"] is labels
 
 
 def test_only_matrices_decay_and_the_rate_ends_near_zero(tiny: Path) -> None:

@@ -4,11 +4,12 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn import metrics
+from torch.nn.functional import one_hot
 
 from mnist_lightning import reports
 
@@ -33,11 +34,17 @@ def test_a_class_that_never_occurs_does_not_break_the_report() -> None:
 
 
 def test_all_files_are_written(tmp_path: Path) -> None:
-    reports.write_report(tmp_path, CONFUSION, 0.25, NAMES, {"dataset": "Pets"})
+    probabilities = 0.7 * one_hot(PREDICTIONS, 3) + 0.1
+    images = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=GENERATOR)
+    report = reports.write_report(tmp_path, images, LABELS, probabilities, NAMES, {"dataset": "Pets"}, disputed=[3])
     written = json.loads((tmp_path / "metrics.json").read_text())
+    accuracy = metrics.accuracy_score(LABELS, PREDICTIONS)
+    low, high = binomtest(int((LABELS == PREDICTIONS).sum()), 500).proportion_ci(method="wilson")
     assert written == {
-        "accuracy": metrics.accuracy_score(LABELS, PREDICTIONS),
-        "loss": 0.25,
+        "accuracy": accuracy,
+        "accuracy_95_percent_interval": [pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5)],
+        "macro_f1": pytest.approx(metrics.f1_score(LABELS, PREDICTIONS, average="macro")),
+        "expected_calibration_error": pytest.approx(abs(accuracy - 0.8), abs=1e-6),
         "num_images": 500,
         "dataset": "Pets",
     }
@@ -47,21 +54,11 @@ def test_all_files_are_written(tmp_path: Path) -> None:
     assert [row[0] for row in rows] == NAMES
     assert [[int(cell) for cell in row[1:]] for row in rows] == CONFUSION.tolist()
     assert "weighted avg" in (tmp_path / "classification_report.txt").read_text()
-    assert json.loads((tmp_path / "classification_report.json").read_text())["cat"]["support"] == CONFUSION[0].sum()
-    with Image.open(tmp_path / "confusion_matrix.png") as picture:
-        assert min(picture.size) > 300
-
-
-def test_the_figure_shows_rare_errors_and_leaves_what_never_happens_white() -> None:
-    confusion = torch.tensor([[1000, 0], [1, 999]])
-    figure = reports.confusion_figure(confusion, ["a", "b"], "title")
-    axes = figure.axes[0]
-    assert sorted(text.get_text() for text in axes.texts) == ["1", "1000", "999"]
-    colors = axes.images[0].to_rgba(np.asarray(axes.images[0].get_array()))
-    darkness = 1 - np.asarray(colors)[:, :, :3].mean(2)
-    assert darkness[0, 1] < 0.05 < darkness[1, 0] < 0.5 < darkness[0, 0]
-    image = reports.render(figure)
-    assert (image.ndim, image.shape[2], str(image.dtype)) == (3, 3, "uint8")
+    assert json.loads((tmp_path / "classification_report.json").read_text()) == report
+    assert report["cat"]["support"] == CONFUSION[0].sum()
+    for name in ("confusion_matrix", "mistakes", "reliability"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 300
 
 
 def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:

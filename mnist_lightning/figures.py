@@ -1,0 +1,162 @@
+"""The pictures of a run, each drawn from plain numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) -> Figure:
+    """Draws a confusion matrix: counts as text, each row's shares as colour.
+
+    Args:
+        confusion: `(C, C)` integers, rows are labels, columns are predictions.
+        class_names: Names of the C classes.
+        title: Stands above the matrix.
+    """
+    counts = confusion.cpu().numpy()
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    size = 2.2 + 0.42 * len(class_names)
+    figure = Figure(figsize=(size, size), dpi=100)
+    FigureCanvasAgg(figure)
+    margin = (0.5 + 0.08 * max(map(len, class_names))) / size  # a layout engine would double the time to draw
+    axes = figure.subplots(gridspec_kw={"left": margin, "bottom": margin, "right": 0.98, "top": 1 - 0.4 / size})
+    # The power brings out a share of one in a thousand beside a diagonal of nearly one.
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
+    font_size = 11 if len(class_names) <= 12 else 6
+    for row, column in zip(*counts.nonzero(), strict=True):
+        color = "white" if shares[row, column] > 0.2 else "black"
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=font_size)
+    ticks = range(len(class_names))
+    rotation = 90 if max(map(len, class_names)) > 2 else 0
+    axes.set_xticks(ticks, class_names, rotation=rotation)
+    axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="prediction", ylabel="label", title=title)
+    return figure
+
+
+def render(figure: Figure) -> npt.NDArray[np.uint8]:
+    """Returns a figure as an image, `(height, width, 3)` uint8."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+
+
+def contact_sheet(
+    images: Sequence[npt.NDArray[np.uint8]], predictions: Sequence[str], confidences: Sequence[float]
+) -> Figure:
+    """Draws the first hundred images, each with its prediction and how sure that is.
+
+    Args:
+        images: N times `(28, 28)` uint8.
+        predictions: N names of classes.
+        confidences: N probabilities.
+    """
+    titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
+    figure, all_axes = _grid(images[:100], titles)
+    for axes, confidence in zip(all_axes, confidences, strict=False):
+        axes.title.set_color("black" if confidence >= 0.9 else "firebrick")
+    return figure
+
+
+def mistakes_figure(
+    images: npt.NDArray[np.uint8],
+    labels: Sequence[str],
+    predictions: Sequence[str],
+    confidences: Sequence[float],
+    is_disputed: Sequence[bool],
+) -> Figure:
+    """Draws wrongly predicted images: label, prediction and how sure that was; disputed labels in grey.
+
+    Args:
+        images: `(N, 28, 28)` uint8, the most confident mistake first; the first fifty are drawn.
+        labels: N names of classes.
+        predictions: N names of classes.
+        confidences: N probabilities of the predictions.
+        is_disputed: Whether other people read another digit than the label says.
+    """
+    titles = [
+        f"{label} as {prediction}\n{confidence:.1%}{' ?' * disputed}"
+        for label, prediction, confidence, disputed in zip(labels, predictions, confidences, is_disputed, strict=True)
+    ]
+    figure, all_axes = _grid(images[:50], titles, title_lines=2)
+    for axes, disputed in zip(all_axes, is_disputed, strict=False):
+        axes.title.set_color("gray" if disputed else "black")
+    return figure
+
+
+def _grid(
+    images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8], titles: Sequence[str], title_lines: int = 1
+) -> tuple[Figure, list[Axes]]:
+    count = len(images)
+    num_columns = max(1, min(count, 10))
+    num_rows = max(1, -(-count // num_columns))
+    height = 1.1 + 0.2 * title_lines
+    figure = Figure(figsize=(1.1 * num_columns, height * num_rows), dpi=100)
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
+    top = 1 - 0.2 * title_lines / (height * num_rows)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=top, wspace=0.08, hspace=0.22 * title_lines)
+    for axes in all_axes:
+        axes.axis("off")
+    for axes, image, title in zip(all_axes, images, titles, strict=False):
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=9, pad=3)
+    return figure, all_axes[:count]
+
+
+def reliability_figure(confidences: Tensor, is_right: Tensor, error: float, num_bins: int = 15) -> Figure:
+    """Draws accuracy against confidence, and below how many images are how sure.
+
+    Args:
+        confidences: `(N,)` float32, the probability of each prediction.
+        is_right: `(N,)` bool.
+        error: The expected calibration error, for the title.
+        num_bins: Number of bins between 0 and 1.
+    """
+    bins = (confidences * num_bins).ceil().long().clamp(1, num_bins) - 1
+    counts = np.bincount(bins.numpy(), minlength=num_bins)
+    used = counts > 0
+    accuracies = np.bincount(bins.numpy(), is_right.numpy(), num_bins)[used] / counts[used]
+    means = np.bincount(bins.numpy(), confidences.numpy(), num_bins)[used] / counts[used]
+    figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
+    errors = np.sqrt(accuracies * (1 - accuracies) / counts[used])
+    upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2)
+    upper.set(ylabel="accuracy", title=f"expected calibration error {error:.2%}", xlim=(0, 1.01), ylim=(0, 1.02))
+    lower.bar((np.arange(num_bins) + 0.5) / num_bins, counts, 0.9 / num_bins, color="tab:blue")
+    lower.set(xlabel="confidence", ylabel="images", yscale="log")
+    return figure
+
+
+def curves_figure(history: Sequence[dict[str, float]]) -> Figure:
+    """Draws loss and accuracy by epoch, for training and validation, and marks the best epoch.
+
+    Args:
+        history: For each epoch its number from 1 on, `epoch`, and what was logged, such as `val/accuracy`.
+    """
+    figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    best = max(history, key=lambda row: (row.get("val/accuracy", 0), -row.get("val/loss", np.inf)))["epoch"]
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for stage, color in (("train", "tab:orange"), ("val", "tab:blue")):
+            rows = [row for row in history if f"{stage}/{metric}" in row]
+            values = [row[f"{stage}/{metric}"] for row in rows]
+            axes.plot([row["epoch"] for row in rows], values, marker=".", color=color, label=stage)
+        axes.axvline(best, color="gray", linestyle=":", label=f"best epoch: {best:.0f}")
+        axes.set(xlabel="epoch", title=metric)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if metric == "loss":
+            axes.set_yscale("log")
+            axes.legend()
+    return figure

@@ -1,0 +1,49 @@
+"""Figures show what the numbers say."""
+
+import numpy as np
+import torch
+
+from mnist_lightning import figures
+
+
+def test_the_figure_shows_rare_errors_and_leaves_what_never_happens_white() -> None:
+    confusion = torch.tensor([[1000, 0], [1, 999]])
+    figure = figures.confusion_figure(confusion, ["a", "b"], "title")
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "1000", "999"]
+    colors = axes.images[0].to_rgba(np.asarray(axes.images[0].get_array()))
+    darkness = 1 - np.asarray(colors)[:, :, :3].mean(2)
+    assert darkness[0, 1] < 0.05 < darkness[1, 0] < 0.5 < darkness[0, 0]
+    image = figures.render(figure)
+    assert (image.ndim, image.shape[2], str(image.dtype)) == (3, 3, "uint8")
+
+
+def test_mistakes_are_labelled_and_disputed_ones_grey() -> None:
+    images = np.zeros((3, 28, 28), np.uint8)
+    figure = figures.mistakes_figure(images, ["4", "9", "1"], ["9", "4", "7"], [0.999, 0.8, 0.5], [False, True, False])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["4 as 9\n99.9%", "9 as 4\n80.0% ?", "1 as 7\n50.0%"]
+    assert [axes.title.get_color() for axes in figure.axes] == ["black", "gray", "black"]
+
+
+def test_no_mistakes_are_a_figure_too() -> None:
+    assert figures.render(figures.mistakes_figure(np.zeros((0, 28, 28), np.uint8), [], [], [], [])).size > 0
+
+
+def test_reliability_stands_at_the_bins_means() -> None:
+    confidences = torch.tensor([0.95, 0.97, 0.99, 0.52])
+    figure = figures.reliability_figure(confidences, torch.tensor([True, True, False, True]), 0.1)
+    points = np.asarray(figure.axes[0].lines[1].get_xydata())
+    np.testing.assert_allclose(points, np.array([[0.52, 1], [0.97, 2 / 3]]), atol=1e-6)
+    assert figure.axes[0].get_title() == "expected calibration error 10.00%"
+
+
+def test_curves_mark_the_best_epoch() -> None:
+    history = [
+        {"epoch": epoch, "train/loss": 1 / epoch, "train/accuracy": 0.9, "val/loss": 0.5 / epoch, "val/accuracy": value}
+        for epoch, value in ((1, 0.8), (2, 0.95), (3, 0.95), (4, 0.94))
+    ]
+    figure = figures.curves_figure(history)
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["train", "val", "best epoch: 3"]
+    assert np.asarray(accuracy.lines[1].get_ydata()).tolist() == [0.8, 0.95, 0.95, 0.94]
