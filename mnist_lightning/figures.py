@@ -131,8 +131,8 @@ def reliability_figure(confidences: Tensor, is_right: Tensor, error: float, num_
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
     errors = np.sqrt(accuracies * (1 - accuracies) / counts[used])
-    upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2)
-    upper.set(ylabel="accuracy", title=f"expected calibration error {error:.2%}", xlim=(0, 1.01), ylim=(0, 1.02))
+    upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
+    upper.set(ylabel="accuracy", title=f"expected calibration error {error:.2%}", xlim=(0, 1.02), ylim=(-0.02, 1.03))
     lower.bar((np.arange(num_bins) + 0.5) / num_bins, counts, 0.9 / num_bins, color="tab:blue")
     lower.set(xlabel="confidence", ylabel="images", yscale="log")
     return figure
@@ -157,6 +157,7 @@ def curves_figure(history: Sequence[dict[str, float]]) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if metric == "loss":
-            axes.set_yscale("log")
             axes.legend()
+            if any(value > 0 for line in axes.lines[:2] for value in np.asarray(line.get_ydata())):
+                axes.set_yscale("log")
     return figure

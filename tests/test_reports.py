@@ -71,6 +71,15 @@ def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
     )
 
 
+def test_predictions_that_are_not_sure_enough_stay_empty(tmp_path: Path) -> None:
+    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    assert reports.write_predictions(tmp_path / "p.csv", ["x", "y"], probabilities, ["a", "b"], {}, 0.8) == 1
+    assert (tmp_path / "p.csv").read_text().splitlines()[1:] == [
+        "x,,0.750000,0.250000,0.750000",
+        "y,a,1.000000,1.000000,0.000000",
+    ]
+
+
 def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy() -> None:
     confidences = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.52, 0.52])
     is_right = torch.tensor([True, True, True, False, True, False])
