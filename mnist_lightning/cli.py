@@ -1,5 +1,6 @@
 """The commands, each a function of its flags."""
 
+import atexit
 import itertools
 import logging
 import sys
@@ -225,6 +226,13 @@ def _say_scores(trainer: Trainer, what: str, accuracy: float, loss: float, num_i
         table = Table("", "accuracy", "loss", "images")
         table.add_row(what, f"{accuracy:.2%}", f"{loss:.4f}", f"{num_images:,}")
         console.print(table)
+
+
+@atexit.register
+def _close_process_group() -> None:
+    """Ends what joins several processes while Python still runs; left to its end, gloo's threads may abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 # Lightning's notices: which seed was set, what hardware was found, and advertisements for its products.
