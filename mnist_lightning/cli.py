@@ -126,10 +126,12 @@ def predict(flags: Sequence[str]) -> None:
     predictions = Predictions()
     cli = _prepare("predict", flags, [predictions])
     pictures = _read_pictures(cli) if cli.config.images else None
+    if pictures is not None and not pictures.found:
+        _say(cli.trainer, f"not read    any of {pictures.num_files:,} pictures; nothing is written")
+        raise SystemExit(3)
     path = Path(cli.config.output or _open_run_dir(cli) / "predictions.csv")
     sheet = path.with_name(f"{path.stem}_sheet.png") if cli.config.output else path.with_suffix(".png")
-    if pictures is None or pictures.found:
-        cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+    cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     if not cli.trainer.is_global_zero:
         return
     class_names, more = cli.datamodule.class_names, {}
@@ -147,7 +149,7 @@ def predict(flags: Sequence[str]) -> None:
         unsure = reports.write_predictions(
             path, names, predictions.probabilities, class_names, more, cli.config.min_confidence
         )
-        if pictures is not None and pictures.found:
+        if pictures is not None:
             _show_pictures(cli, sheet, pictures, predictions.probabilities)
     if unsure:
         _say(cli.trainer, f"unsure      {unsure:,} of {len(names):,} are below {cli.config.min_confidence:.0%}")

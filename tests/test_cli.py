@@ -216,6 +216,15 @@ def test_predict_reads_pictures_and_goes_on_after_bad_ones(run: Path, capsys: py
     assert (run / "predictions.png").is_file()
 
 
+def test_nothing_is_written_when_no_picture_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.png").write_text("not a picture")
+    with pytest.raises(SystemExit) as error:
+        main(["predict", "--images", "text.png"])
+    assert error.value.code == 3
+    assert "any of 1 pictures; nothing is written" in capsys.readouterr().out
+    assert not (run / "predictions.csv").exists()
+
+
 def test_pictures_that_are_not_there_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert line_of(["predict", "--images", "no.png"], capsys) == (
         "error: --images no.png leads to no file; give files, folders or a pattern in quotes\n"
