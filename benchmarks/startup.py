@@ -5,8 +5,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
 
 from benchmarks import measure
+from mnist_lightning import sources
 
 PYTHON = [sys.executable]
 PROGRAM = [*PYTHON, "-m", "mnist_lightning"]
@@ -17,6 +21,7 @@ COMMANDS = {
     "--help": [*PROGRAM, "--help"],
     "test": [*PROGRAM, "test", "--trainer.accelerator", "cpu"],
     "predict": [*PROGRAM, "predict", "--trainer.accelerator", "cpu"],
+    "predict, one picture": [*PROGRAM, "predict", "--trainer.accelerator", "cpu", "--images", "digit.png"],
     "fit, 1 batch": [*FIT, "--trainer.limit_train_batches", "1"],
 }
 
@@ -37,6 +42,8 @@ def main() -> None:
     args = measure.parse("Seconds of whole processes")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(FIT, cwd=folder, check=True, capture_output=True)
+        images, _ = sources.load("MNIST", "test", Path(folder))
+        Image.fromarray(255 - images[0].numpy()).resize((280, 280)).save(Path(folder, "digit.png"))
         seconds = measure.alternate({name: run(command, folder) for name, command in COMMANDS.items()}, args.repeats)
     rows = [
         {

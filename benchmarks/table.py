@@ -30,7 +30,7 @@ def rows() -> list[tuple[str, str, str]]:
     found.append((accuracy, "", f"{fast['training s']['median']:.1f}"))
     found.append(("all else of that process, beside `import lightning.pytorch`", ratio, f"{seconds:.1f}"))
     for row in read("startup")["rows"]:
-        if row["command"] in ("--help", "test", "predict"):
+        if row["command"] in ("--help", "test", "predict", "predict, one picture"):
             ratio, seconds = row["/ import lightning.pytorch"]["median"], row["seconds"]["median"]
             found.append((f"`{row['command']}`, beside `import lightning.pytorch`", f"{ratio:.2f}", f"{seconds:.2f}"))
     for row in read("inference")["rows"]:

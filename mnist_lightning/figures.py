@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -60,10 +59,8 @@ def contact_sheet(
         confidences: N probabilities.
     """
     titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
-    figure, all_axes = _grid(images[:100], titles)
-    for axes, confidence in zip(all_axes, confidences, strict=False):
-        axes.title.set_color("black" if confidence >= 0.9 else "firebrick")
-    return figure
+    colors = ["black" if confidence >= 0.9 else "firebrick" for confidence in confidences]
+    return _grid(images[:100], titles, colors)
 
 
 def mistakes_figure(
@@ -86,30 +83,31 @@ def mistakes_figure(
         f"{label} as {prediction}\n{confidence:.1%}{' ?' * disputed}"
         for label, prediction, confidence, disputed in zip(labels, predictions, confidences, is_disputed, strict=True)
     ]
-    figure, all_axes = _grid(images[:50], titles, title_lines=2)
-    for axes, disputed in zip(all_axes, is_disputed, strict=False):
-        axes.title.set_color("gray" if disputed else "black")
-    return figure
+    colors = ["gray" if disputed else "black" for disputed in is_disputed]
+    return _grid(images[:50], titles, colors, title_lines=2)
 
 
 def _grid(
-    images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8], titles: Sequence[str], title_lines: int = 1
-) -> tuple[Figure, list[Axes]]:
-    count = len(images)
-    num_columns = max(1, min(count, 10))
-    num_rows = max(1, -(-count // num_columns))
-    height = 1.1 + 0.2 * title_lines
-    figure = Figure(figsize=(1.1 * num_columns, height * num_rows), dpi=100)
+    images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+    titles: Sequence[str],
+    colors: Sequence[str],
+    title_lines: int = 1,
+) -> Figure:
+    num_columns = max(1, min(len(images), 10))
+    num_rows = max(1, -(-len(images) // num_columns))
+    width, top = 34, 2 + 7 * title_lines  # in pixels of the images
+    canvas = np.zeros((num_rows * (top + 29), num_columns * width), np.uint8)
+    figure = Figure(figsize=(canvas.shape[1] / 30, canvas.shape[0] / 30), dpi=100)
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel().tolist()
-    top = 1 - 0.2 * title_lines / (height * num_rows)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=top, wspace=0.08, hspace=0.22 * title_lines)
-    for axes in all_axes:
-        axes.axis("off")
-    for axes, image, title in zip(all_axes, images, titles, strict=False):
-        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=9, pad=3)
-    return figure, all_axes[:count]
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all images: fifty would take half a second
+    for number, (image, title, color) in enumerate(zip(images, titles, colors, strict=False)):
+        row, column = divmod(number, num_columns)
+        x, y = column * width + 3, row * (top + 29) + top
+        canvas[y : y + 28, x : x + 28] = image
+        axes.text(x + 13.5, y - 1.5, title, ha="center", va="bottom", fontsize=9, color=color)
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
+    axes.axis("off")
+    return figure
 
 
 def reliability_figure(confidences: Tensor, is_right: Tensor, error: float, num_bins: int = 15) -> Figure:

@@ -21,9 +21,20 @@ def test_the_figure_shows_rare_errors_and_leaves_what_never_happens_white() -> N
 def test_mistakes_are_labelled_and_disputed_ones_grey() -> None:
     images = np.zeros((3, 28, 28), np.uint8)
     figure = figures.mistakes_figure(images, ["4", "9", "1"], ["9", "4", "7"], [0.999, 0.8, 0.5], [False, True, False])
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["4 as 9\n99.9%", "9 as 4\n80.0% ?", "1 as 7\n50.0%"]
-    assert [axes.title.get_color() for axes in figure.axes] == ["black", "gray", "black"]
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts] == ["4 as 9\n99.9%", "9 as 4\n80.0% ?", "1 as 7\n50.0%"]
+    assert [text.get_color() for text in texts] == ["black", "gray", "black"]
+
+
+def test_sheets_show_the_first_images_side_by_side() -> None:
+    images = [np.full((28, 28), number, np.uint8) for number in range(120)]
+    figure = figures.contact_sheet(images, ["7"] * 120, [0.95, 0.5] * 60)
+    canvas = np.asarray(figure.axes[0].images[0].get_array())
+    assert [np.count_nonzero(canvas == number) for number in (1, 99, 100)] == [784, 784, 0]
+    assert [(text.get_text(), text.get_color()) for text in figure.axes[0].texts[:2]] == [
+        ("7  95%", "black"),
+        ("7  50%", "firebrick"),
+    ]
 
 
 def test_no_mistakes_are_a_figure_too() -> None:
