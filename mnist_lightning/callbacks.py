@@ -78,6 +78,8 @@ class Scoreboard(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the epoch's scores for the curves."""
         scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        trained = classifier(trainer).train_scores.compute()  # the model logs these after its callbacks' turn
+        scores |= {f"train/{name}": trained[name].item() for name in ("loss", "accuracy")}
         self.history.append({"epoch": trainer.current_epoch + 1, **scores})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

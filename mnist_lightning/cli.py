@@ -127,10 +127,12 @@ def predict(flags: Sequence[str]) -> None:
     cli = _prepare("predict", flags, [predictions])
     pictures = _read_pictures(cli) if cli.config.images else None
     if pictures is not None and not pictures.found:
-        _say(cli.trainer, f"not read    any of {pictures.num_files:,} pictures; nothing is written")
+        _say(cli.trainer, f"not read    any of {len(pictures.paths):,} pictures; nothing is written")
         raise SystemExit(3)
     path = Path(cli.config.output or _open_run_dir(cli) / "predictions.csv")
     sheet = path.with_name(f"{path.stem}_sheet.png") if cli.config.output else path.with_suffix(".png")
+    if pictures is not None:
+        _check_targets([path, sheet], pictures.paths)
     cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     if not cli.trainer.is_global_zero:
         return
@@ -155,13 +157,13 @@ def predict(flags: Sequence[str]) -> None:
         _say(cli.trainer, f"unsure      {unsure:,} of {len(names):,} are below {cli.config.min_confidence:.0%}")
     _say(cli.trainer, f"predictions {path}")
     if pictures is not None and pictures.num_unread:
-        _say(cli.trainer, f"not read    {pictures.num_unread:,} of {pictures.num_files:,} pictures")
+        _say(cli.trainer, f"not read    {pictures.num_unread:,} of {len(pictures.paths):,} pictures")
         raise SystemExit(3)
 
 
 class _Pictures(NamedTuple):
+    paths: list[Path]
     found: list[tuple[Path, Digit]]
-    num_files: int
     num_unread: int
 
 
@@ -182,7 +184,15 @@ def _read_pictures(cli: CLI) -> _Pictures:
                 print(f"not read: {error}", file=sys.stderr)
     if found:
         cli.datamodule.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in found])))
-    return _Pictures(found, len(paths), num_unread)
+    return _Pictures(paths, found, num_unread)
+
+
+def _check_targets(targets: Sequence[Path], pictures: Sequence[Path]) -> None:
+    taken = {path.resolve() for path in pictures}
+    with one_line_errors("predict"):
+        for target in targets:
+            if target.resolve() in taken:
+                raise ValueError(f"{target} is one of the --images and would be written over; give another --output")
 
 
 def _show_pictures(cli: CLI, sheet: Path, pictures: _Pictures, probabilities: Tensor) -> None:

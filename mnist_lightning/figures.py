@@ -1,6 +1,6 @@
 """The pictures of a run, each drawn from plain numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -64,27 +64,28 @@ def contact_sheet(
 
 
 def mistakes_figure(
-    images: npt.NDArray[np.uint8],
-    labels: Sequence[str],
-    predictions: Sequence[str],
-    confidences: Sequence[float],
-    is_disputed: Sequence[bool],
+    images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], disputed: Collection[int] = ()
 ) -> Figure:
-    """Draws wrongly predicted images: label, prediction and how sure that was; disputed labels in grey.
+    """Draws the fifty most confident mistakes: label, prediction and how sure that was; disputed labels in grey.
 
     Args:
-        images: `(N, 28, 28)` uint8, the most confident mistake first; the first fifty are drawn.
-        labels: N names of classes.
-        predictions: N names of classes.
-        confidences: N probabilities of the predictions.
-        is_disputed: Whether other people read another digit than the label says.
+        images: `(N, 28, 28)` uint8.
+        labels: `(N,)` integers.
+        probabilities: `(N, C)` float32.
+        class_names: Names of the C classes.
+        disputed: Numbers of the images that other people read in another way than the label says.
     """
+    confidences, predictions = probabilities.max(1)
+    wrong = (predictions != labels).nonzero().squeeze(1)
+    wrong = wrong[confidences[wrong].argsort(descending=True)][:50]
     titles = [
-        f"{label} as {prediction}\n{confidence:.1%}{' ?' * disputed}"
-        for label, prediction, confidence, disputed in zip(labels, predictions, confidences, is_disputed, strict=True)
+        f"{class_names[label]} as {class_names[prediction]}\n{confidence:.1%}{' ?' * (number in disputed)}"
+        for number, label, prediction, confidence in zip(
+            *(values.tolist() for values in (wrong, labels[wrong], predictions[wrong], confidences[wrong])), strict=True
+        )
     ]
-    colors = ["gray" if disputed else "black" for disputed in is_disputed]
-    return _grid(images[:50], titles, colors, title_lines=2)
+    colors = ["gray" if number in disputed else "black" for number in wrong.tolist()]
+    return _grid(images[wrong].numpy(), titles, colors, title_lines=2)
 
 
 def _grid(
@@ -132,7 +133,7 @@ def reliability_figure(confidences: Tensor, is_right: Tensor, error: float, num_
     upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
     upper.set(ylabel="accuracy", title=f"expected calibration error {error:.2%}", xlim=(0, 1.02), ylim=(-0.02, 1.03))
     lower.bar((np.arange(num_bins) + 0.5) / num_bins, counts, 0.9 / num_bins, color="tab:blue")
-    lower.set(xlabel="confidence", ylabel="images", yscale="log")
+    lower.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))  # one is seen, too
     return figure
 
 

@@ -14,8 +14,10 @@ from scipy import ndimage
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000
-WORKING_SIZE = 1000
-"""Pixels of the longer side that digits are looked for in; larger pictures are reduced to it."""
+WORKING_SIZES = {"one": 700, "many": 2000}
+"""Pixels of the longer side that one digit or many are looked for in; larger pictures are reduced to it."""
+LEAST_SIZE = 64
+"""Smaller pictures are enlarged to it, so that a stroke is several pixels wide."""
 MIN_CONTRAST = 0.06
 """Least difference between ink and paper, of the range from black to white."""
 
@@ -80,9 +82,10 @@ def find_digits(path: Path, many: bool = False) -> list[Digit]:
     picture = read_picture(path)
     if is_mnist(picture):
         return [Digit((picture * 255).round().astype(np.uint8), 0, 0, 28, 28)]
-    factor = max(1.0, max(picture.shape) / WORKING_SIZE)
+    longer = max(picture.shape)
+    factor = longer / min(max(longer, LEAST_SIZE), WORKING_SIZES["many" if many else "one"])
     try:
-        ink = find_ink(_reduce(picture, factor))
+        ink = find_ink(_resize(picture, factor))
     except BlankPictureError as error:
         raise BlankPictureError(f"{path} is blank: {error}") from error
     digits = []
@@ -140,9 +143,8 @@ def is_mnist(picture: Grey) -> bool:
     """Tells whether a picture is a digit as in MNIST already: it then stays as it is, byte for byte."""
     if picture.shape != (28, 28) or picture.max() < 0.5 or np.median(picture) > 0:
         return False
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     centre = ndimage.center_of_mass(picture)
-    return bool(border.mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in centre))
+    return bool(_edges(picture).mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in centre))
 
 
 def find_ink(picture: Grey) -> Grey:
@@ -152,12 +154,17 @@ def find_ink(picture: Grey) -> Grey:
         BlankPictureError: There is none.
     """
     smooth = ndimage.gaussian_filter(picture, max(0.5, max(picture.shape) / 500))
-    flat = smooth - _paper(smooth)
-    # Ink covers less than half of what is seen, so that the longer tail of the differences is ink.
-    low, high = np.quantile(flat, [0.002, 0.998])
+    paper = _even_paper(picture)
+    if paper is not None:
+        flat = np.abs(smooth - paper)
+    else:
+        above = smooth - _paper(smooth)
+        # Ink covers less than half of what is seen, so that the longer tail of the differences is ink.
+        sides = (_without_shadows(above), _without_shadows(-above))
+        flat = max(sides, key=lambda side: float(np.quantile(side, 0.998)))
+    flat = _without_lines(_without_lines(flat).T).T
+    level = float(np.quantile(flat, 0.998))
     spread = 1.4826 * float(np.median(np.abs(flat))) + 1e-4
-    flat = -flat if -low > high else flat
-    level = max(-low, high)
     if level < max(MIN_CONTRAST, 5 * spread) and level < 0.25:
         raise BlankPictureError("nothing on it stands out from the paper")
     threshold = max(_otsu(flat), 0.3 * level)
@@ -188,28 +195,71 @@ def to_mnist(ink: Grey) -> npt.NDArray[np.uint8]:
     return image
 
 
-def _reduce(picture: Grey, factor: float) -> Grey:
+def _resize(picture: Grey, factor: float) -> Grey:
     if factor == 1:
         return picture
-    size = round(picture.shape[1] / factor), round(picture.shape[0] / factor)
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+    size = round(picture.shape[1] / factor) or 1, round(picture.shape[0] / factor) or 1
+    method = Image.Resampling.BOX if factor > 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(picture).resize(size, method)).clip(0, 1)
+
+
+def _edges(picture: Grey) -> Grey:
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+
+
+def _even_paper(picture: Grey) -> float | None:
+    """Returns the paper's brightness if it is the same everywhere, as in drawings: black or white, and at the edges."""
+    for value in (float(picture.min()), float(picture.max())):
+        share, share_of_edges = (np.mean(np.abs(part - value) < 0.03) for part in (picture, _edges(picture)))
+        if share > 0.3 and share_of_edges > 0.4:
+            return value
+    return None
 
 
 def _paper(picture: Grey) -> Grey:
     """Fits a bent surface to the paper; ink, which departs from it to one side, is left out step by step."""
-    y, x = (
-        axis.astype(np.float32) for axis in np.mgrid[-1 : 1 : picture.shape[0] * 1j, -1 : 1 : picture.shape[1] * 1j]
-    )
-    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], -1).reshape(-1, 10)
-    values = picture.ravel()
-    step = max(1, len(values) // 20_000)
-    is_paper = np.ones(len(values[::step]), bool)
+    # Polynomials of degree 3, on a grid that is fine enough to find the paper between strokes.
+    powers = [(i, j) for i in range(4) for j in range(4 - i)]
+    y, x = (np.linspace(-1, 1, size)[:, None] ** np.arange(4) for size in picture.shape)
+    rows, columns = (np.linspace(0, size - 1, min(size, 100)).astype(int) for size in picture.shape)
+    values = picture[np.ix_(rows, columns)].ravel()
+    terms = np.stack([np.outer(y[rows, i], x[columns, j]).ravel() for i, j in powers], 1)
+    is_paper = np.ones(len(values), bool)
     for _ in range(8):
-        weights = np.linalg.lstsq(terms[::step][is_paper], values[::step][is_paper], rcond=None)[0]
-        away = np.abs(values[::step] - terms[::step] @ weights)
+        solution = np.linalg.lstsq(terms[is_paper], values[is_paper], rcond=None)[0]
+        away = np.abs(values - terms @ solution)
         is_paper = away <= max(2.5 * 1.4826 * float(np.median(away)), 0.01)
-    surface: Grey = (terms @ weights).reshape(picture.shape).astype(np.float32)
+    coefficients = np.zeros((4, 4))
+    coefficients[tuple(zip(*powers, strict=True))] = solution
+    surface: Grey = (y @ coefficients @ x.T).astype(np.float32)
     return surface
+
+
+def _without_shadows(ink: Grey) -> Grey:
+    """Takes away what is as broad and as high as no stroke is: shadows with sharp edges, the table beside the paper."""
+    shadows = ndimage.grey_opening(ink, max(3, round(0.3 * max(ink.shape))))
+    flat: Grey = ink - shadows.clip(min=0)
+    return flat
+
+
+def _without_lines(ink: Grey) -> Grey:
+    """Takes away thin lines that run from left to right, level or slightly askew: those of ruled and squared paper."""
+    height, width = ink.shape
+    if min(height, width) < 64:
+        return ink
+    strips = np.stack([strip.mean(1) for strip in np.array_split(ink, 32, axis=1)])
+    places = (np.arange(32) + 0.5) / 32 - 0.5
+    common, slope, sharpest = strips[0], 0.0, -1.0
+    for candidate in np.linspace(-0.06, 0.06, 25) * width:
+        rows = np.arange(height) + (candidate * places).round().astype(int)[:, None]
+        shared = np.partition(np.take_along_axis(strips, rows.clip(0, height - 1), 1), 8, axis=0)[8]  # by most strips
+        if (sharpness := float(np.square(np.diff(shared)).sum())) > sharpest:
+            common, slope, sharpest = shared, candidate, sharpness
+    found = common - ndimage.grey_opening(common, max(5, round(0.03 * max(ink.shape))))  # less than a stroke's height
+    found = ndimage.maximum_filter1d(np.where((found > 0.02) & (found > 0.7 * common), 1.3 * found, 0), 3)
+    rows = np.arange(height)[:, None] - (slope * (np.arange(width) / width - 0.5)).round().astype(int)
+    flat: Grey = ink - found[rows.clip(0, height - 1)]
+    return flat
 
 
 def _otsu(values: Grey) -> float:

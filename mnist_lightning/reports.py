@@ -99,10 +99,11 @@ def write_report(
     """
     num_images, num_classes = probabilities.shape
     confidences, predictions = probabilities.max(1)
+    is_right = predictions == labels
     cells = labels.long() * num_classes + predictions
     confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
-    num_right = int(confusion.trace())
-    error = expected_calibration_error(confidences, predictions == labels)
+    num_right = int(is_right.sum())
+    error = expected_calibration_error(confidences, is_right)
     report: dict[str, Any] = classification_report(confusion, class_names, as_dict=True)
     metrics = {
         "accuracy": num_right / num_images,
@@ -118,19 +119,13 @@ def write_report(
     rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
     write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
     title = f"{num_right:,} of {num_images:,} right: {num_right / num_images:.2%}"
-    write_figure(folder / "confusion_matrix.png", figures.confusion_figure(confusion, class_names, title))
-    reliability = figures.reliability_figure(confidences, predictions == labels, error)
-    write_figure(folder / "reliability.png", reliability)
-    wrong = (predictions != labels).nonzero().squeeze(1)
-    wrong = wrong[confidences[wrong].argsort(descending=True)]
-    mistakes = figures.mistakes_figure(
-        images[wrong].numpy(),
-        [class_names[label] for label in labels[wrong].tolist()],
-        [class_names[prediction] for prediction in predictions[wrong].tolist()],
-        confidences[wrong].tolist(),
-        [number in disputed for number in wrong.tolist()],
-    )
-    write_figure(folder / "mistakes.png", mistakes)
+    drawn = {
+        "confusion_matrix": figures.confusion_figure(confusion, class_names, title),
+        "reliability": figures.reliability_figure(confidences, is_right, error),
+        "mistakes": figures.mistakes_figure(images, labels, probabilities, class_names, disputed),
+    }
+    for name, figure in drawn.items():
+        write_figure(folder / f"{name}.png", figure)
     return report
 
 

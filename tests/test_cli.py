@@ -77,6 +77,19 @@ def test_tensorboard_shows_scores_matrices_and_hyper_parameters(run: Path) -> No
     assert "_hparams_/session_start_info" in accumulator.summary_metadata
 
 
+def test_the_curves_have_the_scores_of_their_epochs(run: Path) -> None:
+    (state,) = [
+        state
+        for state in torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"].values()
+        if "history" in state
+    ]
+    assert [row["epoch"] for row in state["history"]] == [1, 2, 3]
+    rows = read_csv(run / "metrics.csv")
+    for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        logged = [float(row[metric]) for row in rows if row[metric]]
+        assert [row[metric] for row in state["history"]] == pytest.approx(logged)
+
+
 def test_config_yaml_trains_the_same_model_again(run: Path) -> None:
     main(["fit", "--config", str(run / "config.yaml")])
     first, second = (
@@ -223,6 +236,15 @@ def test_nothing_is_written_when_no_picture_can_be_read(run: Path, capsys: pytes
     assert error.value.code == 3
     assert "any of 1 pictures; nothing is written" in capsys.readouterr().out
     assert not (run / "predictions.csv").exists()
+
+
+def test_no_picture_is_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_picture(Path("scans/1_sheet.png"), 1)
+    before = Path("scans/1_sheet.png").read_bytes()
+    line = line_of(["predict", "--images", "scans", "--output", "scans/1.csv"], capsys)
+    assert line == "error: scans/1_sheet.png is one of the --images and would be written over; give another --output\n"
+    assert [path.name for path in Path("scans").iterdir()] == ["1_sheet.png"]
+    assert Path("scans/1_sheet.png").read_bytes() == before
 
 
 def test_pictures_that_are_not_there_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,10 +19,11 @@ def test_the_figure_shows_rare_errors_and_leaves_what_never_happens_white() -> N
 
 
 def test_mistakes_are_labelled_and_disputed_ones_grey() -> None:
-    images = np.zeros((3, 28, 28), np.uint8)
-    figure = figures.mistakes_figure(images, ["4", "9", "1"], ["9", "4", "7"], [0.999, 0.8, 0.5], [False, True, False])
+    probabilities = torch.tensor([[0.2, 0.8, 0], [1, 0, 0], [0.001, 0, 0.999], [0.5, 0.2, 0.3]])
+    labels, images = torch.tensor([0, 0, 1, 2]), torch.zeros(4, 28, 28, dtype=torch.uint8)
+    figure = figures.mistakes_figure(images, labels, probabilities, ["4", "9", "1"], disputed=[0])
     texts = figure.axes[0].texts
-    assert [text.get_text() for text in texts] == ["4 as 9\n99.9%", "9 as 4\n80.0% ?", "1 as 7\n50.0%"]
+    assert [text.get_text() for text in texts] == ["9 as 1\n99.9%", "4 as 9\n80.0% ?", "1 as 4\n50.0%"]
     assert [text.get_color() for text in texts] == ["black", "gray", "black"]
 
 
@@ -38,7 +39,8 @@ def test_sheets_show_the_first_images_side_by_side() -> None:
 
 
 def test_no_mistakes_are_a_figure_too() -> None:
-    assert figures.render(figures.mistakes_figure(np.zeros((0, 28, 28), np.uint8), [], [], [], [])).size > 0
+    images, labels, right = torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), torch.eye(2)
+    assert figures.render(figures.mistakes_figure(images, labels, right, ["0", "1"])).size > 0
 
 
 def test_reliability_stands_at_the_bins_means() -> None:

@@ -1,15 +1,18 @@
 """Pictures of digits become MNIST's images again, however they were taken."""
 
-import io
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
+from benchmarks.accuracy import predict
+from benchmarks.pictures import ORDINARY, photograph, write_digit, write_line
 from mnist_lightning import images
+from mnist_lightning.checkpoints import PRETRAINED
 from mnist_lightning.data import MNISTDataModule
 
 UInt8 = npt.NDArray[np.uint8]
@@ -22,26 +25,9 @@ def digits() -> UInt8:
     return np.asarray(data.test_images.images[:200])
 
 
-def photograph(digit: UInt8, seed: int, **options: Any) -> bytes:
-    """Returns a JPEG of a digit written large somewhere on paper: dark on bright, turned, unevenly lit, noisy."""
+def picture_of(digit: UInt8, seed: int, kinds: Collection[str]) -> bytes:
     generator = np.random.default_rng(seed)
-    options = {"factor": generator.integers(5, 21), "turn": generator.uniform(-10, 10), "noise": 0.03, **options}
-    size = 28 * int(options["factor"])
-    large = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
-    ink = np.asarray(large.rotate(options["turn"], Image.Resampling.BICUBIC), dtype=np.float32) / 255
-    height, width = (int(size * generator.uniform(1, 1.6)) for _ in range(2))
-    page = np.zeros((height, width), np.float32)
-    top, left = generator.integers(0, height - size + 1), generator.integers(0, width - size + 1)
-    page[top : top + size, left : left + size] = ink
-    angle = generator.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    light = 0.55 + 0.16 * (np.cos(angle) * x + np.sin(angle) * y + 1.4)
-    picture = (1 - page) * light * 0.85 + 0.08 + generator.normal(0, options["noise"], page.shape)
-    if options.get("bright_ink"):
-        picture = 1 - picture
-    stream = io.BytesIO()
-    Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8)).save(stream, "JPEG", quality=60)
-    return stream.getvalue()
+    return photograph(write_digit(digit, generator, kinds), generator, kinds)
 
 
 def distance(first: UInt8, second: UInt8) -> float:
@@ -57,15 +43,42 @@ def test_an_image_of_mnist_stays_as_it_is(digits: UInt8, tmp_path: Path) -> None
         assert found.image.tobytes() == digit.tobytes()
 
 
-@pytest.mark.parametrize("bright_ink", [False, True])
-def test_a_photograph_becomes_the_image_that_it_was_made_from(digits: UInt8, tmp_path: Path, bright_ink: bool) -> None:
+@pytest.mark.parametrize("kind", ["dark on bright", "bright on dark", "ruled", "squared", "hard shadow"])
+def test_a_photograph_becomes_the_image_that_it_was_made_from(digits: UInt8, tmp_path: Path, kind: str) -> None:
+    kinds = {*ORDINARY, kind} - {"turned", "dark on bright" if kind == "bright on dark" else ""}
     distances = []
     for number, digit in enumerate(digits[:40]):
-        (tmp_path / "photo.jpg").write_bytes(photograph(digit, number, turn=0, bright_ink=bright_ink))
+        (tmp_path / "photo.jpg").write_bytes(picture_of(digit, number, kinds))
         (found,) = images.find_digits(tmp_path / "photo.jpg")
         distances.append(distance(found.image, digit))
     blank = [distance(np.zeros_like(digit), digit) for digit in digits[:40]]
     assert np.mean(distances) < 0.35 * np.mean(blank)
+
+
+@pytest.mark.slow
+def test_photographs_lose_at_most_a_point_of_accuracy(tmp_path: Path) -> None:
+    data = MNISTDataModule()
+    data.setup("fit")
+    pixels, labels = data.train_images[data.val_indices[:200]]
+    photos = []
+    for number, digit in enumerate(pixels.numpy()):
+        (tmp_path / "photo.jpg").write_bytes(picture_of(digit, number, ORDINARY))
+        photos.append(images.find_digits(tmp_path / "photo.jpg")[0].image)
+    before, after = (
+        (predict(PRETRAINED, seen).argmax(1) == labels).float().mean().item()
+        for seen in (pixels, torch.from_numpy(np.stack(photos)))
+    )
+    assert after >= before - 0.01
+
+
+def test_lines_in_bad_light_on_squared_paper_are_found_whole(digits: UInt8, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    counts = []
+    for start in range(0, 60, 6):
+        ink = write_line(digits[start : start + 6], generator)
+        (tmp_path / "photo.jpg").write_bytes(photograph(ink, generator, {*ORDINARY, "squared"}))
+        counts.append(len(images.find_digits(tmp_path / "photo.jpg", many=True)))
+    assert counts.count(6) >= 9
 
 
 @pytest.mark.parametrize(
