@@ -8,7 +8,8 @@ COMMANDS = {
     "fit": "train a classifier",
     "validate": "score a checkpoint on the validation images",
     "test": "score a checkpoint on the test images, with a report",
-    "predict": "write a checkpoint's predictions for the test images to a CSV",
+    "predict": "write a checkpoint's predictions for the test images, or for pictures of your own, to a CSV",
+    "tune": "search hyper-parameters, on one machine or on many",
 }
 
 HELP = f"""usage: python -m mnist_lightning COMMAND [FLAGS]

@@ -161,6 +161,17 @@ def predict(flags: Sequence[str]) -> None:
         raise SystemExit(3)
 
 
+def tune(flags: Sequence[str]) -> None:
+    """Searches hyper-parameters; the same command on many machines with one storage is one search."""
+    with one_line_errors("tune"):
+        try:
+            from mnist_lightning import tuning
+        except ImportError as error:
+            raise ValueError(f"tune needs more packages ({error}); pip install 'mnist_lightning[tune]'") from error
+        search, timeout_s = tuning.prepare(list(flags), console.print)
+        search.run(timeout_s)
+
+
 class _Pictures(NamedTuple):
     paths: list[Path]
     found: list[tuple[Path, Digit]]

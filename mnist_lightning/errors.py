@@ -18,14 +18,19 @@ NOISE = (
 """Lines of jsonargparse's messages that speak of its inner workings."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Returns what an error says, without line breaks and inner workings."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(NOISE))
+
+
 @contextlib.contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
     """Turns what is wrong with the input into one line and exit status 2, without a traceback."""
     try:
         yield
     except (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
-        lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
-        text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+        text = in_one_line(error)
         if isinstance(error, ArgumentError):
             text += "; models are MLP, CNN and Ensemble" if '"model"' in text else ""
             text += f"; see python -m mnist_lightning {command} --help"

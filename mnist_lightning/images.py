@@ -131,8 +131,10 @@ def read_picture(path: Path) -> Grey:
             paper = Image.new("RGBA", coloured.size, "white")
             grey = Image.alpha_composite(paper, coloured).convert("L")
             return np.asarray(grey, dtype=np.float32) / np.float32(255)
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is not a picture in {', '.join(FORMATS)}, or too large a one") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} has far more pixels than the {MAX_PIXELS:,} that are read") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a picture in {', '.join(FORMATS)}") from error
     except (OSError, SyntaxError, EOFError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise

@@ -12,6 +12,7 @@ FLOORS = [
     {"sources", "models", "reports", "checkpoints"},
     {"data", "callbacks", "ensemble"},
     {"arguments"},
+    {"tuning"},
     {"cli"},
     {"__main__"},
 ]

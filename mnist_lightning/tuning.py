@@ -1,0 +1,408 @@
+"""Searching hyper-parameters with Optuna: the space, one trial, the finalists, and what came out."""
+
+import argparse
+import contextlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NoReturn
+
+import optuna
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+
+from mnist_lightning.arguments import CLI
+from mnist_lightning.errors import in_one_line
+from mnist_lightning.files import write_atomically
+from mnist_lightning.models import check_range
+from mnist_lightning.reports import write_csv, write_figure
+
+RANGE, CHOICES = {"low", "high"}, {"choices"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A flag of `fit` to search, and where.
+
+    Attributes:
+        name: The flag without its dashes.
+        options: `low` and `high`, with `log` or `step` if wanted; or `choices`.
+        only_with: The model that it belongs to, or None for all.
+    """
+
+    name: str
+    options: dict[str, Any]
+    only_with: str | None
+
+    def values(self) -> list[Any]:
+        """Returns values to try on the command line: all choices, or both ends."""
+        return self.options.get("choices") or [self.options["low"], self.options["high"]]
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """Lets a trial choose."""
+        options = dict(self.options)
+        if "choices" in options:  # as text, because Optuna stores no lists
+            return json.loads(trial.suggest_categorical(self.name, [json.dumps(value) for value in options["choices"]]))
+        whole = all(isinstance(options[name], int) for name in ("low", "high"))
+        return (trial.suggest_int if whole else trial.suggest_float)(self.name, **options)
+
+
+def read_space(path: Path) -> list[Parameter]:
+    """Reads a space: `FLAG: {low: 1e-4, high: 1e-1, log: true}` or `FLAG: {choices: [1, 2]}`, one a line.
+
+    `step` makes a range a ladder, and `only_with: MLP` leaves the flag out with other models.
+
+    Raises:
+        ValueError: An entry is none of these, or a range has nothing in it.
+        OSError: The file can't be read.
+    """
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"--space {path} must map flags of fit to ranges, such as data.batch_size: {{choices: [64]}}")
+    return [_parameter(str(name), options) for name, options in content.items()]
+
+
+def _parameter(name: str, options: Any) -> Parameter:
+    given = f"{name}: {json.dumps(options)}"
+    if not isinstance(options, dict):
+        raise ValueError(f"{given} in the space is no range; give {{low: …, high: …}} or {{choices: […]}}")
+    options = {key: _number(value) for key, value in options.items()}
+    only_with = options.pop("only_with", None)
+    if options.keys() == CHOICES:
+        if not isinstance(options["choices"], list) or not options["choices"]:
+            raise ValueError(f"{given} in the space has no choices; give one or more in a list")
+    elif not RANGE <= options.keys() <= RANGE | {"log", "step"}:
+        raise ValueError(f"{given} in the space is no range; give low and high, with log or step, or choices alone")
+    elif not all(isinstance(options[key], int | float) for key in RANGE) or options["low"] >= options["high"]:
+        raise ValueError(f"{given} in the space has nothing in it; low must be a number less than high")
+    elif options.get("log") and (options["low"] <= 0 or "step" in options):
+        raise ValueError(f"{given} in the space can't be logarithmic; low must be more than 0, and step left out")
+    return Parameter(name, options, only_with)
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value  # YAML 1.1 takes 1e-4 for text
+    except ValueError:
+        return value
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Returns settings as `fit` takes them; a model's class comes before its arguments."""
+    names = sorted(values, key=lambda name: name != "model")
+    return [f"--{name}={values[name] if isinstance(values[name], str) else json.dumps(values[name])}" for name in names]
+
+
+class Report(Callback):
+    """Tells a trial its validation accuracy after each epoch, and ends it when others were better by then."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+        self.is_pruned = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports the epoch that ends."""
+        self.trial.report(trainer.callback_metrics["val/accuracy"].item(), trainer.current_epoch + 1)
+        if self.trial.should_prune():
+            self.is_pruned = trainer.should_stop = True
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search, the same on every machine that shares its storage.
+
+    Args:
+        storage: Where trials are kept.
+        name: The study's name there.
+        flags: What every trial gives to `fit`, its recipe among them.
+        model: The recipe's model, such as `CNN`.
+        space: What is searched.
+        num_trials: Trials of all machines together.
+        num_epochs: Epochs of a trial; finalists have the recipe's.
+        num_finalists: How many of the best trials are trained in full, beside the recipe itself.
+        num_seeds: How often each of them is.
+        folder: Where runs and results lie.
+        say: Tells the user something.
+        sampler: Chooses the values; default: Optuna's tree-structured Parzen estimator.
+
+    Raises:
+        ValueError: The study was made with another space, recipe or direction.
+    """
+
+    storage: RDBStorage
+    name: str
+    flags: list[str]
+    model: str
+    space: list[Parameter]
+    num_trials: int
+    num_epochs: int
+    num_finalists: int
+    num_seeds: int
+    folder: Path
+    say: Callable[[object], None]
+    sampler: optuna.samplers.BaseSampler | None = None
+
+    def run(self, timeout_s: float | None = None) -> None:
+        """Works on trials until all machines together have done them, then on the finalists, and writes what came out.
+
+        Args:
+            timeout_s: No trial begins after that many seconds; the same command goes on later.
+        """
+        end = time.monotonic() + timeout_s if timeout_s else math.inf
+        study = self._open(self.name)
+        if self._work(study, self.num_trials, self._search, end) and best_trials(study):
+            finals = self._open(f"{self.name}, finalists")
+            for number in range(-1, min(self.num_finalists, len(best_trials(study)))):  # -1 is the recipe as it is
+                for seed in range(self.num_seeds):
+                    finals.enqueue_trial({"number": number, "seed": seed}, skip_if_exists=True)
+            if self._work(finals, 0, partial(self._train_finalist, study), end):
+                self._write(study, finals)
+                return
+        self.say("stopped; the same command goes on")
+
+    def _open(self, name: str) -> optuna.Study:
+        cli = CLI("fit", self.flags)
+        recipe = cli.parser.dump(cli.config, skip_default=True)
+        made_with = {"recipe": recipe, "epochs": self.num_epochs, "space": [str(entry) for entry in self.space]}
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name=name,
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+            sampler=self.sampler or optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+            load_if_exists=True,
+        )
+        if "made_with" not in study.user_attrs and not study.get_trials(deepcopy=False):
+            study.set_user_attr("made_with", made_with)
+        if study.direction != StudyDirection.MAXIMIZE or study.user_attrs.get("made_with") != made_with:
+            raise ValueError(
+                f"the storage has a study {name} already, with another space, recipe or direction; give another --study"
+            )
+        return study
+
+    def _work(self, study: optuna.Study, count: int, objective: Callable[[optuna.Trial], float], end: float) -> bool:
+        """Runs trials until there are that many and none is left; tells whether there was time for that."""
+        while time.monotonic() < end:
+            trials = study.get_trials(deepcopy=False)
+            states = {trial.state for trial in trials}
+            if TrialState.WAITING in states or sum(map(_is_first_try, trials)) < count:
+                study.optimize(objective, n_trials=1, catch=(Exception,))
+            elif TrialState.RUNNING in states:  # on another machine, which may die yet
+                time.sleep(1)
+                optuna.storages.fail_stale_trials(study)
+            else:
+                return True
+        return False
+
+    def _search(self, trial: optuna.Trial) -> float:
+        if (
+            sum(_is_first_try(other) for other in trial.study.get_trials(deepcopy=False)[: trial.number])
+            >= self.num_trials
+        ):
+            raise RuntimeError("another machine began the last trial at the same moment")
+        values: dict[str, Any] = {}
+        for parameter in self.space:
+            if parameter.only_with in (None, values.get("model", self.model)):
+                values[parameter.name] = parameter.suggest(trial)
+        trial.set_user_attr("values", values)
+        report = Report(trial)
+        accuracy = self._fit(trial, [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"], [report])
+        shown = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in values.items())
+        self.say(f"trial {trial.number}: {accuracy:.2%}{' and ended early' * report.is_pruned} with {shown}")
+        if report.is_pruned:
+            raise optuna.TrialPruned
+        return accuracy
+
+    def _train_finalist(self, study: optuna.Study, trial: optuna.Trial) -> float:
+        number, seed = trial.suggest_int("number", -1, 99), trial.suggest_int("seed", 0, 99)
+        values = best_trials(study)[number].user_attrs["values"] if number >= 0 else {}
+        accuracy = self._fit(trial, [*as_flags(values), f"--seed_everything={seed}"], [])
+        self.say(f"{f'finalist {number + 1}' if number >= 0 else 'the recipe'}, seed {seed}: {accuracy:.2%}")
+        return accuracy
+
+    def _fit(self, trial: optuna.Trial, flags: list[str], callbacks: list[Callback]) -> float:
+        places = [f"--trainer.default_root_dir={self.folder}", "--trainer.enable_progress_bar=false"]
+        try:
+            cli = CLI("fit", [*self.flags, *flags, *places], callbacks)
+            trial.set_user_attr("run", str(cli.open_run_dir()))
+            cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
+        except Exception as error:
+            trial.set_user_attr("error", in_one_line(error)[:500])
+            self.say(f"trial {trial.number} failed: {in_one_line(error)}")
+            raise
+        return float(cli.trainer.callback_metrics["val/accuracy"])
+
+    def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
+        """Shows the best trials, and writes `trials.csv`, `best.yaml` and figures."""
+        found, names = best_trials(study), [entry.name for entry in self.space]
+        scores: dict[int, dict[int, float]] = {}
+        for trial in finals.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            scores.setdefault(trial.params["number"], {})[trial.params["seed"]] = trial.values[0]
+        in_full = {number: f"{fmean(by_seed.values()):.2%}" for number, by_seed in scores.items()}
+        table = Table("trial", "validation", *(name.rpartition(".")[2] for name in names), f"{self.num_seeds} in full")
+        for number, trial in enumerate(found[:5]):
+            values = [_short(trial.user_attrs["values"].get(name, "")) for name in names]
+            table.add_row(str(trial.number), f"{trial.values[0]:.2%}", *values, in_full.get(number, ""))
+        table.add_row("the recipe", "", *[""] * len(names), in_full.get(-1, ""))
+        self.say(table)
+        best = max((number for number in scores if number >= 0), key=lambda number: fmean(scores[number].values()))
+        config = CLI("fit", [*self.flags, *as_flags(found[best].user_attrs["values"])])
+        write_atomically(self.folder / "best.yaml", config.parser.dump(config.config, skip_default=True))
+        columns = ["trial", "state", "validation accuracy", *names, "run", "error"]
+        rows = [
+            [
+                *(trial.number, trial.state.name.lower(), trial.values[0] if trial.values else ""),
+                *(trial.user_attrs.get("values", {}).get(name, "") for name in names),
+                *(trial.user_attrs.get(name, "") for name in ("run", "error")),
+            ]
+            for trial in study.get_trials(deepcopy=False)
+        ]
+        write_csv(self.folder / "trials.csv", [columns, *rows])
+        self._draw(study)
+        self.say(f"results     {self.folder}")
+        self.say(f"next        python -m mnist_lightning fit --config {self.folder / 'best.yaml'}")
+
+    def _draw(self, study: optuna.Study) -> None:
+        with warnings.catch_warnings(action="ignore"):  # Optuna calls its figures experimental
+            importances: dict[str, float] = {}
+            with contextlib.suppress(ValueError, RuntimeError):  # too few trials, or all alike
+                importances = optuna.importance.get_param_importances(study)
+            for name, share in importances.items():
+                self.say(f"importance  {share:.0%} {name}")
+            plots = optuna.visualization.matplotlib
+            drawn: dict[str, Any] = {
+                "history": plots.plot_optimization_history,
+                "parallel_coordinate": plots.plot_parallel_coordinate,
+            }
+            if importances:
+                drawn["importance"] = plots.plot_param_importances
+            for name, draw in drawn.items():
+                write_figure(self.folder / "figures" / f"{name}.png", draw(study).figure)
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the finished trials, the highest validation accuracy first, each set of values once."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda trial: (-trial.values[0], trial.number)):
+        found.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+    return list(found.values())
+
+
+def _is_first_try(trial: FrozenTrial) -> bool:
+    return RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, float | None]:
+    """Reads the flags of `tune` and checks them all before anything is made.
+
+    Args:
+        flags: Those of `tune`, and any that `fit` takes.
+        say: Tells the user something.
+
+    Returns:
+        The search, and after how many seconds no trial begins any more.
+
+    Raises:
+        ValueError: A flag, the recipe, the space or the storage can't be used.
+        OSError: A file can't be read.
+    """
+    parser = _Parser("mnist_lightning tune", description="Other flags go to each trial's fit.", allow_abbrev=False)
+    parser.add_argument("--config", help="the recipe")
+    parser.add_argument("--space", type=Path, required=True, help="YAML file of what is searched")
+    parser.add_argument("--trials", type=int, default=20, help="of all machines together (default: 20)")
+    parser.add_argument("--epochs", type=int, help="of a trial (default: a third of the recipe's)")
+    parser.add_argument("--finalists", type=int, default=3, help="best trials that are trained in full (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="how often each of them is (default: 3)")
+    parser.add_argument("--storage", help="database that machines share (default: a file in tuning/STUDY)")
+    parser.add_argument("--study", help="name of the search (default: the recipe's)")
+    parser.add_argument("--grace_s", type=int, default=60, help="a machine silent for so long is dead (default: 60)")
+    parser.add_argument("--timeout_s", type=float, help="seconds after which no trial begins")
+    args, rest = parser.parse_known_args(flags)
+    for name, least in (("trials", 1), ("epochs", 1), ("finalists", 1), ("seeds", 1), ("grace_s", 1), ("timeout_s", 0)):
+        value = getattr(args, name)
+        check_range(name, value, value is None or value >= least, f"{least} or more")
+    recipe = [*([f"--config={args.config}"] if args.config else []), *rest]
+    cli = CLI("fit", recipe)
+    if cli.trainer.world_size > 1:
+        raise ValueError("a trial has one device; give --trainer.devices 1, and start tune once for each device")
+    space = read_space(args.space)
+    for parameter in space:
+        model = [f"--model={parameter.only_with}"] if parameter.only_with else []
+        for value in parameter.values():
+            CLI("fit", [*recipe, *model, *as_flags({parameter.name: value})])
+    name = args.study or (Path(args.config).stem if args.config else "fit")
+    folder = Path("tuning") / name
+    if args.storage is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    search = Search(
+        storage=open_storage(args.storage or f"sqlite:///{folder / 'study.db'}", args.grace_s),
+        name=name,
+        flags=recipe,
+        model=type(cli.model).__name__,
+        space=space,
+        num_trials=args.trials,
+        num_epochs=args.epochs or max(1, (cli.trainer.max_epochs or 1) // 3),
+        num_finalists=args.finalists,
+        num_seeds=args.seeds,
+        folder=folder,
+        say=say,
+    )
+    return search, args.timeout_s
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see python -m mnist_lightning tune --help")
+
+
+def open_storage(url: str, grace_s: int) -> RDBStorage:
+    """Opens a database that a search is shared by; its trials show that they live, and are repeated once if not.
+
+    Args:
+        url: As SQLAlchemy takes it.
+        grace_s: After so many seconds of silence a trial counts as dead.
+
+    Raises:
+        ValueError: The address is none, or nothing answers there. Passwords are left out.
+    """
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError as error:
+        raise ValueError("--storage is no address; give one such as postgresql+psycopg://user@host/name") from error
+    storage = partial(
+        RDBStorage,
+        url,
+        heartbeat_interval=max(1, grace_s // 6),
+        grace_period=grace_s,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=1),
+    )
+    try:
+        try:
+            return storage()
+        except (IntegrityError, ProgrammingError):  # another machine has made the same tables at the same moment
+            time.sleep(3)
+            return storage()
+    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+        problem = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"--storage {shown} can't be used: {problem}") from error
+
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # `say` tells what became of a trial
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats and figures
