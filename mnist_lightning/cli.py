@@ -3,9 +3,11 @@
 import atexit
 import itertools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,16 +185,26 @@ def _read_pictures(cli: CLI) -> _Pictures:
     with one_line_errors("predict"):
         check_range("min_confidence", cli.config.min_confidence, 0 <= cli.config.min_confidence <= 1, "between 0 and 1")
         paths = images.find_files(cli.config.images)
+    many = cli.config.digits == "many"
+
+    def look(path: Path) -> list[Digit] | Exception:
+        try:
+            return images.find_digits(path, many)
+        except (ValueError, OSError) as error:
+            return error
+
     found: list[tuple[Path, Digit]] = []
     num_unread = 0
     is_first = cli.trainer.is_global_zero
-    for path in track(paths, "reading", console=console, transient=True, disable=not is_first):
-        try:
-            found += [(path, digit) for digit in images.find_digits(path, many=cli.config.digits == "many")]
-        except (ValueError, OSError) as error:
-            num_unread += 1
-            if is_first:
-                print(f"not read: {error}", file=sys.stderr)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the work is numpy's, which lets other threads run
+        progress = track(paths, "reading", console=console, transient=True, disable=not is_first)
+        for path, digits in zip(progress, pool.map(look, paths), strict=True):
+            if isinstance(digits, Exception):
+                num_unread += 1
+                if is_first:
+                    print(f"not read: {digits}", file=sys.stderr)
+            else:
+                found += [(path, digit) for digit in digits]
     if found:
         cli.datamodule.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in found])))
     return _Pictures(paths, found, num_unread)

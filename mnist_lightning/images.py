@@ -23,6 +23,8 @@ MIN_CONTRAST = 0.06
 
 Grey = npt.NDArray[np.float32]
 
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # here, since filters are not by thread
+
 
 class BlankPictureError(ValueError):
     """There is no ink in a picture."""
@@ -114,10 +116,7 @@ def read_picture(path: Path) -> Grey:
     if (num_bytes := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{path} has {num_bytes:,} bytes; at most {MAX_BYTES:,} are read")
     try:
-        with (
-            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            Image.open(path, formats=FORMATS) as picture,
-        ):
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width:,} x {picture.height:,}"
                 raise ValueError(f"{path} has {size} pixels; at most {MAX_PIXELS:,} are read")

@@ -141,6 +141,8 @@ def test_lines_are_read_in_order_with_their_places(digits: UInt8, tmp_path: Path
         ("white", "is blank"),
         ("grey noise", "is blank"),
         ("large", "at most 50,000,000 are read"),
+        ("larger", "far more pixels than the 50,000,000 that are read"),
+        ("bomb", "far more pixels than the 50,000,000 that are read"),
         ("moving", "moves; give a still picture"),
     ],
 )
@@ -156,8 +158,9 @@ def test_what_can_not_be_read_is_told(tmp_path: Path, content: bytes | str, mess
         Image.new("L", (50, 50), 255).save(path)
     elif content == "grey noise":
         Image.fromarray((120 + noise // 40).astype(np.uint8)).save(path)
-    elif content == "large":
-        Image.new("1", (8000, 8000)).save(path)
+    elif content in ("large", "larger", "bomb"):
+        side = {"large": 8000, "larger": 12000, "bomb": 30000}[content]
+        Image.new("1", (side, side)).save(path)
     else:
         path = tmp_path / "picture.webp"
         first = Image.fromarray(noise)
