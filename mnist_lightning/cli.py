@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +171,8 @@ def tune(flags: Sequence[str]) -> None:
             from mnist_lightning import tuning
         except ImportError as error:
             raise ValueError(f"tune needs more packages ({error}); pip install 'mnist_lightning[tune]'") from error
-        search, timeout_s = tuning.prepare(list(flags), console.print)
+        say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
+        search, timeout_s = tuning.prepare(list(flags), say)
         search.run(timeout_s)
 
 

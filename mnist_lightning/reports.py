@@ -16,10 +16,10 @@ from mnist_lightning import figures
 from mnist_lightning.files import write_atomically
 
 
-def write_figure(path: Path, figure: Figure) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+def write_figure(path: Path, figure: Figure, **options: Any) -> None:
+    """Writes a figure as PNG, whole or not at all, with more of matplotlib's options for that."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", **options)
     write_atomically(path, picture.getvalue())
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
+import matplotlib
 import optuna
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib import pyplot
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -38,11 +40,13 @@ class Parameter:
 
     Attributes:
         name: The flag without its dashes.
+        label: What it is called in tables and figures.
         options: `low` and `high`, with `log` or `step` if wanted; or `choices`.
         only_with: The model that it belongs to, or None for all.
     """
 
     name: str
+    label: str
     options: dict[str, Any]
     only_with: str | None
 
@@ -54,9 +58,11 @@ class Parameter:
         """Lets a trial choose."""
         options = dict(self.options)
         if "choices" in options:  # as text, because Optuna stores no lists
-            return json.loads(trial.suggest_categorical(self.name, [json.dumps(value) for value in options["choices"]]))
+            return json.loads(
+                trial.suggest_categorical(self.label, [json.dumps(value) for value in options["choices"]])
+            )
         whole = all(isinstance(options[name], int) for name in ("low", "high"))
-        return (trial.suggest_int if whole else trial.suggest_float)(self.name, **options)
+        return (trial.suggest_int if whole else trial.suggest_float)(self.label, **options)
 
 
 def read_space(path: Path) -> list[Parameter]:
@@ -71,10 +77,14 @@ def read_space(path: Path) -> list[Parameter]:
     content = yaml.safe_load(path.read_text())
     if not isinstance(content, dict) or not content:
         raise ValueError(f"--space {path} must map flags of fit to ranges, such as data.batch_size: {{choices: [64]}}")
-    return [_parameter(str(name), options) for name, options in content.items()]
+    last_parts = [str(name).rpartition(".")[2] for name in content]
+    return [
+        _parameter(str(name), part if last_parts.count(part) == 1 else str(name), options)
+        for part, (name, options) in zip(last_parts, content.items(), strict=True)
+    ]
 
 
-def _parameter(name: str, options: Any) -> Parameter:
+def _parameter(name: str, label: str, options: Any) -> Parameter:
     given = f"{name}: {json.dumps(options)}"
     if not isinstance(options, dict):
         raise ValueError(f"{given} in the space is no range; give {{low: …, high: …}} or {{choices: […]}}")
@@ -89,7 +99,7 @@ def _parameter(name: str, options: Any) -> Parameter:
         raise ValueError(f"{given} in the space has nothing in it; low must be a number less than high")
     elif options.get("log") and (options["low"] <= 0 or "step" in options):
         raise ValueError(f"{given} in the space can't be logarithmic; low must be more than 0, and step left out")
-    return Parameter(name, options, only_with)
+    return Parameter(name, label, options, only_with)
 
 
 def _number(value: Any) -> Any:
@@ -219,7 +229,7 @@ class Search:
         trial.set_user_attr("values", values)
         report = Report(trial)
         accuracy = self._fit(trial, [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"], [report])
-        shown = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in values.items())
+        shown = ", ".join(f"{entry.label} {_short(values[entry.name])}" for entry in self.space if entry.name in values)
         self.say(f"trial {trial.number}: {accuracy:.2%}{' and ended early' * report.is_pruned} with {shown}")
         if report.is_pruned:
             raise optuna.TrialPruned
@@ -251,7 +261,7 @@ class Search:
         for trial in finals.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             scores.setdefault(trial.params["number"], {})[trial.params["seed"]] = trial.values[0]
         in_full = {number: f"{fmean(by_seed.values()):.2%}" for number, by_seed in scores.items()}
-        table = Table("trial", "validation", *(name.rpartition(".")[2] for name in names), f"{self.num_seeds} in full")
+        table = Table("trial", "validation", *(entry.label for entry in self.space), f"{self.num_seeds} in full")
         for number, trial in enumerate(found[:5]):
             values = [_short(trial.user_attrs["values"].get(name, "")) for name in names]
             table.add_row(str(trial.number), f"{trial.values[0]:.2%}", *values, in_full.get(number, ""))
@@ -275,21 +285,27 @@ class Search:
         self.say(f"next        python -m mnist_lightning fit --config {self.folder / 'best.yaml'}")
 
     def _draw(self, study: optuna.Study) -> None:
-        with warnings.catch_warnings(action="ignore"):  # Optuna calls its figures experimental
-            importances: dict[str, float] = {}
-            with contextlib.suppress(ValueError, RuntimeError):  # too few trials, or all alike
-                importances = optuna.importance.get_param_importances(study)
-            for name, share in importances.items():
-                self.say(f"importance  {share:.0%} {name}")
-            plots = optuna.visualization.matplotlib
-            drawn: dict[str, Any] = {
-                "history": plots.plot_optimization_history,
-                "parallel_coordinate": plots.plot_parallel_coordinate,
-            }
-            if importances:
-                drawn["importance"] = plots.plot_param_importances
-            for name, draw in drawn.items():
-                write_figure(self.folder / "figures" / f"{name}.png", draw(study).figure)
+        importances: dict[str, float] = {}
+        with contextlib.suppress(ValueError, RuntimeError):  # too few trials, or all alike
+            importances = optuna.importance.get_param_importances(study)
+        for name, share in importances.items():
+            self.say(f"importance  {share:.0%} {name}")
+        plots = optuna.visualization.matplotlib
+        drawn: dict[str, Any] = {
+            "history": plots.plot_optimization_history,
+            "parallel_coordinate": plots.plot_parallel_coordinate,
+            **({"importance": plots.plot_param_importances} if importances else {}),
+        }
+        for name, draw in drawn.items():
+            with matplotlib.rc_context():  # Optuna changes the style of all figures
+                axes = draw(study)
+                for labelled in axes.figure.axes:
+                    labelled.set(
+                        xlabel=labelled.get_xlabel().replace("Objective Value", "validation accuracy"),
+                        ylabel=labelled.get_ylabel().replace("Objective Value", "validation accuracy"),
+                    )
+                write_figure(self.folder / "figures" / f"{name}.png", axes.figure, bbox_inches="tight")
+                pyplot.close(axes.figure)
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
