@@ -173,7 +173,11 @@ def tune(flags: Sequence[str]) -> None:
             raise ValueError(f"tune needs more packages ({error}); pip install 'mnist_lightning[tune]'") from error
         say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
         search, timeout_s = tuning.prepare(list(flags), say)
-        search.run(timeout_s)
+        try:
+            search.run(timeout_s)
+        except KeyboardInterrupt:
+            say("stopped; the same command goes on")
+            raise SystemExit(130) from None
 
 
 class _Pictures(NamedTuple):
