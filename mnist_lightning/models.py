@@ -3,7 +3,7 @@
 import itertools
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -195,15 +195,24 @@ class Classifier(LightningModule):
 
 
 class MLP(Classifier):
-    """Fully connected layers with ReLU and dropout.
+    """Fully connected layers with dropout.
 
     Args:
         hidden_sizes: Units of each hidden layer.
         dropout: Share of hidden units that are silenced in training.
+        batch_norm: Whether each hidden layer is normalised over the batch.
+        activation: What follows it.
         kwargs: As in `Classifier`.
     """
 
-    def __init__(self, hidden_sizes: Sequence[int] = (512, 256), dropout: float = 0.2, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (512, 256),
+        dropout: float = 0.2,
+        batch_norm: bool = False,
+        activation: Literal["ReLU", "GELU"] = "ReLU",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_range("hidden_sizes", list(hidden_sizes), all(n > 0 for n in hidden_sizes), "1 or more each")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
@@ -211,7 +220,12 @@ class MLP(Classifier):
         hidden = [
             layer
             for num_inputs, num_outputs in itertools.pairwise(sizes)
-            for layer in (nn.Linear(num_inputs, num_outputs), nn.ReLU(), nn.Dropout(dropout))
+            for layer in (
+                nn.Linear(num_inputs, num_outputs),
+                *([nn.BatchNorm1d(num_outputs)] if batch_norm else []),
+                getattr(nn, activation)(),
+                nn.Dropout(dropout),
+            )
         ]
         self.network = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], len(self.class_names)))
 
