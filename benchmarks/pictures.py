@@ -152,11 +152,9 @@ def _read(path: Path, found: Sequence[UInt8]) -> npt.NDArray[np.int64]:
 
 def _measure_files(ckpt_path: Path, digits: UInt8, count: int, folder: Path) -> dict[str, Any]:
     generator = np.random.default_rng(0)
+    contents = [photograph(write_digit(digit, generator, ORDINARY), generator, ORDINARY) for digit in digits]
     for number in range(count):
-        digit = digits[number % len(digits)]
-        (folder / f"{number:06}.jpg").write_bytes(
-            photograph(write_digit(digit, generator, ORDINARY), generator, ORDINARY)
-        )
+        (folder / f"{number:06}.jpg").write_bytes(contents[number % len(contents)])
     command = [sys.executable, "-m", "mnist_lightning", "predict", "--images", str(folder), "--ckpt_path"]
     command += [str(ckpt_path.absolute()), "--trainer.accelerator", "cpu", "--output", str(folder.with_suffix(".csv"))]
     start = time.perf_counter()

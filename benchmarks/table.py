@@ -19,6 +19,8 @@ def rows() -> list[tuple[str, str, str]]:
     """Returns what was measured, as a ratio and in seconds."""
     found = []
     for row in read("epoch_time")["rows"]:
+        if row["batch size"] != 128:
+            continue  # the file has them
         what = f"an epoch of the {row['model']} in batches of {row['batch size']}, beside a raw loop"
         found.append((what, f"{row['package / raw']['median']:.2f}", f"{row['package s']['median']:.1f}"))
         what = "the same the stock way (`DataLoader`, transforms, `self.log` each step), beside this package"
@@ -30,7 +32,7 @@ def rows() -> list[tuple[str, str, str]]:
     found.append((accuracy, "", f"{fast['training s']['median']:.1f}"))
     found.append(("all else of that process, beside `import lightning.pytorch`", ratio, f"{seconds:.1f}"))
     for row in read("startup")["rows"]:
-        if row["command"] in ("--help", "test", "predict", "predict, one picture"):
+        if row["command"] in ("--help", "test", "predict, one picture"):
             ratio, seconds = row["/ import lightning.pytorch"]["median"], row["seconds"]["median"]
             found.append((f"`{row['command']}`, beside `import lightning.pytorch`", f"{ratio:.2f}", f"{seconds:.2f}"))
     for row in read("inference")["rows"]:
@@ -67,5 +69,17 @@ def robustness_table() -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("_", " ")
 
 
+def pictures_table() -> str:
+    """Returns the accuracy of the shipped weights on photographs as Markdown; of lines, whole strings and digits."""
+    found = [row for row in read("pictures")["rows"] if "pictures/s" not in row]
+    names = [row["pictures"] for row in found]
+    shares = [
+        ", ".join(f"{row[key]:.1f}" for key in ("accuracy %", "strings right %", "digits right %") if key in row)
+        for row in found
+    ]
+    lines = [names, ["---"] * len(names), shares]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 if __name__ == "__main__":
-    print(accuracy_table(), robustness_table(), speed_table(), sep="\n\n")
+    print(accuracy_table(), robustness_table(), pictures_table(), speed_table(), sep="\n\n")

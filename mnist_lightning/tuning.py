@@ -297,7 +297,8 @@ class Search:
             **({"importance": plots.plot_param_importances} if importances else {}),
         }
         for name, draw in drawn.items():
-            with matplotlib.rc_context():  # Optuna changes the style of all figures
+            # Optuna changes the style of all figures, and stretches axes that have one value.
+            with matplotlib.rc_context(), warnings.catch_warnings(action="ignore"):
                 axes = draw(study)
                 for labelled in axes.figure.axes:
                     labelled.set(

@@ -65,12 +65,12 @@ def test_runs_are_skipped_when_done_and_chosen_without_the_test_images(
     again, other, ensemble = (json.loads(path.read_text()) for path in sorted((tmp_path / "results").iterdir()))
     assert again == runs[0]
     assert other["val loss"] == runs[1]["val loss"]  # a seed repeats its run
-    assert ensemble["parameters"] == 2 * other["parameters"] == 2 * 535_818
+    assert ensemble["parameters"] == 2 * other["parameters"] == 2 * 537_354
     assert "mlp_ensemble" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", [*command[:-4], "--seconds"])
     monkeypatch.setattr(accuracy, "fit", lambda recipe, folder, flags: {"1": 4.0, "3": 10.0}[flags[-1]])
     accuracy.main()
-    assert json.loads((tmp_path / "results" / "mlp-seconds.json").read_text())["seconds"] == 4 + 9 * 3
+    assert json.loads((tmp_path / "results" / "mlp-seconds.json").read_text())["seconds"] == 4 + 14 * 3
     # The program's own `test` says the same.
     last = accuracy.last_checkpoint(tmp_path / "runs" / "mlp" / "1")
     main(["test", "--ckpt_path", str(last), "--trainer.accelerator", "cpu"])

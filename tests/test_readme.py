@@ -3,13 +3,14 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.table import accuracy_table, robustness_table, speed_table
+from benchmarks.table import accuracy_table, pictures_table, robustness_table, speed_table
 from mnist_lightning.__main__ import COMMANDS, main
 from tests.conftest import RUN, digits, idx, put_picture
 
@@ -33,6 +34,9 @@ def test_the_first_two_commands_train_and_test() -> None:
     assert test.endswith("-m pytest")
 
 
+QUICK_SEARCH = shlex.split("--trials 2 --seeds 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1")
+
+
 def test_every_command_has_a_call() -> None:
     assert {call.split()[0] for call in CALLS} >= set(COMMANDS)
 
@@ -50,7 +54,8 @@ def test_every_recipe_and_flag_is_understood(
 @pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("fit")])
 def test_every_other_call_runs(call: str, run: Path) -> None:
     put_picture(Path("scans/7.png"), 7)
-    main(shlex.split(call))
+    shutil.copytree(ROOT / "configs", "configs")
+    main([*shlex.split(call), *(QUICK_SEARCH if call.startswith("tune") else [])])
 
 
 def test_an_own_dataset_and_model_work_as_written(tmp_path: Path) -> None:
@@ -85,6 +90,7 @@ def test_the_tables_are_what_was_measured() -> None:
     assert speed_table() in README
     assert accuracy_table() in README
     assert robustness_table() in README
+    assert pictures_table() in README
 
 
 def test_it_is_short() -> None:
