@@ -32,6 +32,8 @@ from mnist_lightning.models import check_range
 from mnist_lightning.reports import write_csv, write_figure
 
 RANGE, CHOICES = {"low", "high"}, {"choices"}
+RECIPE = -1
+"""Stands among the finalists for the recipe as it is."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +174,11 @@ class Search:
         """
         end = time.monotonic() + timeout_s if timeout_s else math.inf
         study = self._open(self.name)
-        if self._work(study, self.num_trials, self._search, end) and best_trials(study):
+        if self._work(study, self.num_trials, self._search, end) and (found := best_trials(study)):
             finals = self._open(f"{self.name}, finalists")
-            for number in range(-1, min(self.num_finalists, len(best_trials(study)))):  # -1 is the recipe as it is
+            for number in (RECIPE, *(trial.number for trial in found[: self.num_finalists])):
                 for seed in range(self.num_seeds):
-                    finals.enqueue_trial({"number": number, "seed": seed}, skip_if_exists=True)
+                    finals.enqueue_trial({"trial": number, "seed": seed}, skip_if_exists=True)
             if self._work(finals, 0, partial(self._train_finalist, study), end):
                 self._write(study, finals)
                 return
@@ -217,10 +219,8 @@ class Search:
         return False
 
     def _search(self, trial: optuna.Trial) -> float:
-        if (
-            sum(_is_first_try(other) for other in trial.study.get_trials(deepcopy=False)[: trial.number])
-            >= self.num_trials
-        ):
+        earlier = trial.study.get_trials(deepcopy=False)[: trial.number]
+        if sum(map(_is_first_try, earlier)) >= self.num_trials:
             raise RuntimeError("another machine began the last trial at the same moment")
         values: dict[str, Any] = {}
         for parameter in self.space:
@@ -236,10 +236,10 @@ class Search:
         return accuracy
 
     def _train_finalist(self, study: optuna.Study, trial: optuna.Trial) -> float:
-        number, seed = trial.suggest_int("number", -1, 99), trial.suggest_int("seed", 0, 99)
-        values = best_trials(study)[number].user_attrs["values"] if number >= 0 else {}
+        number, seed = trial.suggest_int("trial", RECIPE, 10**6), trial.suggest_int("seed", 0, 10**6)
+        values = study.trials[number].user_attrs["values"] if number != RECIPE else {}
         accuracy = self._fit(trial, [*as_flags(values), f"--seed_everything={seed}"], [])
-        self.say(f"{f'finalist {number + 1}' if number >= 0 else 'the recipe'}, seed {seed}: {accuracy:.2%}")
+        self.say(f"{f'trial {number}' if values else 'the recipe'} in full, seed {seed}: {accuracy:.2%}")
         return accuracy
 
     def _fit(self, trial: optuna.Trial, flags: list[str], callbacks: list[Callback]) -> float:
@@ -259,16 +259,19 @@ class Search:
         found, names = best_trials(study), [entry.name for entry in self.space]
         scores: dict[int, dict[int, float]] = {}
         for trial in finals.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            scores.setdefault(trial.params["number"], {})[trial.params["seed"]] = trial.values[0]
+            scores.setdefault(trial.params["trial"], {})[trial.params["seed"]] = trial.values[0]
         in_full = {number: f"{fmean(by_seed.values()):.2%}" for number, by_seed in scores.items()}
         table = Table("trial", "validation", *(entry.label for entry in self.space), f"{self.num_seeds} in full")
-        for number, trial in enumerate(found[:5]):
+        for trial in found[:5]:
             values = [_short(trial.user_attrs["values"].get(name, "")) for name in names]
-            table.add_row(str(trial.number), f"{trial.values[0]:.2%}", *values, in_full.get(number, ""))
-        table.add_row("the recipe", "", *[""] * len(names), in_full.get(-1, ""))
+            table.add_row(str(trial.number), f"{trial.values[0]:.2%}", *values, in_full.get(trial.number, ""))
+        table.add_row("the recipe", "", *[""] * len(names), in_full.get(RECIPE, ""))
         self.say(table)
-        best = max((number for number in scores if number >= 0), key=lambda number: fmean(scores[number].values()))
-        config = CLI("fit", [*self.flags, *as_flags(found[best].user_attrs["values"])])
+        if not scores.keys() - {RECIPE}:
+            self.say("no finalist could be trained, so that there is no best.yaml")
+            return
+        best = max(scores.keys() - {RECIPE}, key=lambda number: fmean(scores[number].values()))
+        config = CLI("fit", [*self.flags, *as_flags(study.trials[best].user_attrs["values"])])
         write_atomically(self.folder / "best.yaml", config.parser.dump(config.config, skip_default=True))
         columns = ["trial", "state", "validation accuracy", *names, "run", "error"]
         rows = [

@@ -38,4 +38,4 @@ def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         door.main(["train"])
     assert error.value.code == 2
-    assert capsys.readouterr().err == "error: no command 'train'; choose one of fit, validate, test, predict\n"
+    assert capsys.readouterr().err == "error: no command 'train'; choose one of fit, validate, test, predict, tune\n"

@@ -65,7 +65,8 @@ def test_a_search_finds_values_that_fit_takes(tune: list[str], capsys: pytest.Ca
     assert all(Path(row["run"], "checkpoints", "last.ckpt").is_file() for row in rows)
     assert {path.stem for path in (folder / "figures").iterdir()} >= {"history", "parallel_coordinate"}
     output = capsys.readouterr().out
-    assert "the recipe, seed 1: " in output and "finalist 2, seed 1: " in output
+    assert output.count("the recipe in full, seed ") == 2
+    assert output.count(" in full, seed ") == 6
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert 1e-4 <= best["model"]["init_args"]["learning_rate"] <= 1e-1
     assert best["trainer"]["max_epochs"] == 2  # a recipe's own length
