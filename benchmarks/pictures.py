@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from benchmarks import measure
 from benchmarks.accuracy import predict
-from mnist_lightning import checkpoints, images
+from mnist_lightning import images, runs
 from mnist_lightning.data import MNISTDataModule
 
 UInt8 = npt.NDArray[np.uint8]
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = checkpoints.find(args.ckpt_path, Path("lightning_logs"))
+    path = runs.find(args.ckpt_path, Path("lightning_logs"))
     data = MNISTDataModule()
     data.setup("fit" if args.validation else "test")
     pixels, targets = data.train_images[data.val_indices] if args.validation else data.test_images[data.test_indices]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks import measure
 from benchmarks.accuracy import predict
-from mnist_lightning import checkpoints
+from mnist_lightning import runs
 from mnist_lightning.augment import Distortion, distort
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.models import scale
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="corrupt the validation images")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
-    path = checkpoints.find(args.ckpt_path, Path("lightning_logs"))
+    path = runs.find(args.ckpt_path, Path("lightning_logs"))
     data = MNISTDataModule()
     data.setup("fit" if args.validation else "test")
     if args.validation:

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.accuracy import RESULTS_DIR, last_checkpoint
 from mnist_lightning.__main__ import main as run_program
-from mnist_lightning.checkpoints import KINDS, PRETRAINED
+from mnist_lightning.checkpoints import KINDS
+from mnist_lightning.runs import PRETRAINED
 
 REFERENCE_DIR = Path("lightning_logs") / "reference"
 

@@ -10,6 +10,8 @@ COMMANDS = {
     "test": "score a checkpoint on the test images, with a report",
     "predict": "write a checkpoint's predictions for the test images, or for pictures of your own, to a CSV",
     "tune": "search hyper-parameters, on one machine or on many",
+    "export": "write a checkpoint as one verified ONNX file",
+    "serve": "serve a page to draw on and a JSON API",
 }
 
 HELP = f"""usage: python -m mnist_lightning COMMAND [FLAGS]
@@ -38,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> None:
     elif command not in COMMANDS:
         print(f"error: no command {command!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+    elif command == "serve":
+        from mnist_lightning import serving
+
+        serving.serve(flags)
     else:
         from mnist_lightning import cli
 

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from mnist_lightning import checkpoints
+from mnist_lightning import checkpoints, runs
 from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.ensemble import Ensemble
@@ -51,7 +51,7 @@ class CLI(LightningCLI):
     Flags win over recipes, recipes over what a checkpoint says, and that over the defaults in the signatures.
 
     Args:
-        command: `fit`, `validate`, `test` or `predict`.
+        command: `fit`, `validate`, `test`, `predict` or `export`.
         flags: Its flags.
         callbacks: What else watches the run.
 
@@ -66,19 +66,22 @@ class CLI(LightningCLI):
         self.command = command
         self.callbacks = callbacks
         self.scoreboard = Scoreboard()
-        super().__init__(
-            Classifier,
-            MNISTDataModule,
-            save_config_callback=None,
-            trainer_defaults=dict(TRAINER_DEFAULTS),  # this run's callbacks join it
-            seed_everything_default=0,
-            parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False, "allow_abbrev": False},
-            subclass_mode_model=True,
-            args=list(flags),
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        try:
+            super().__init__(
+                Classifier,
+                MNISTDataModule,
+                save_config_callback=None,
+                trainer_defaults=dict(TRAINER_DEFAULTS),  # this run's callbacks join it
+                seed_everything_default=0,
+                parser_kwargs={"prog": f"mnist_lightning {command}", "exit_on_error": False, "allow_abbrev": False},
+                subclass_mode_model=True,
+                args=list(flags),
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except MisconfigurationException as error:
+            raise ValueError(str(error)) from error
 
     @property
     def ckpt_path(self) -> Path | None:
@@ -88,8 +91,14 @@ class CLI(LightningCLI):
     @property
     def ckpt_paths(self) -> str:
         """The checkpoint or, for an ensemble, the checkpoints that the model comes from."""
-        paths = self.model.ckpt_paths if isinstance(self.model, Ensemble) else [self.ckpt_path]
-        return ", ".join(map(str, paths))
+        return ", ".join(map(str, self.checkpoint_files))
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        """The files of the checkpoint or, for an ensemble, of its members."""
+        if isinstance(self.model, Ensemble):
+            return [runs.find(path, Path("lightning_logs")) for path in self.model.ckpt_paths]
+        return [self.checkpoint.path] if self.checkpoint else []
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what Lightning's own parser lacks."""
@@ -98,6 +107,8 @@ class CLI(LightningCLI):
         default = "a new model" if self.command == "fit" else "best"
         text = f"Checkpoint: a file, best or last of the newest run, or pretrained (default: {default})."
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
+        if self.command == "export":
+            parser.add_argument("--output", type=str, default="model.onnx", help="ONNX file to write.")
         if self.command == "predict":
             text = "CSV file to write (default: predictions.csv in the run's folder)."
             parser.add_argument("--output", type=str | None, default=None, help=text)
@@ -144,7 +155,7 @@ class CLI(LightningCLI):
         ckpt_path = ckpt_path or (None if self.command == "fit" else "best")
         self.problem: Exception | None = None
         try:
-            path = checkpoints.find(ckpt_path, Path(root_dir or ".") / "lightning_logs") if ckpt_path else None
+            path = runs.find(ckpt_path, Path(root_dir or ".") / "lightning_logs") if ckpt_path else None
             self.checkpoint = checkpoints.read(path) if path else None
         except (OSError, ValueError) as error:
             self.problem = error  # told after --help and wrong flags had their turn
@@ -263,7 +274,7 @@ class CLI(LightningCLI):
             return self.checkpoint.run_dir
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return logs_dir / "version_0"  # nothing is written there
-        run_dir = checkpoints.make_run_dir(logs_dir)
+        run_dir = runs.make_run_dir(logs_dir)
         if self.has_own_loggers and self.command == "fit":
             csv_logger = CSVLogger(logs_dir, "", run_dir.name)
             _ = csv_logger.experiment  # made while the folder is empty; it warns of anything in it

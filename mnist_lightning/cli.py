@@ -1,6 +1,7 @@
 """The commands, each a function of its flags."""
 
 import atexit
+import hashlib
 import itertools
 import logging
 import os
@@ -26,7 +27,7 @@ from mnist_lightning import figures, images, reports, sources
 from mnist_lightning.arguments import CLI
 from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
-from mnist_lightning.errors import one_line_errors
+from mnist_lightning.errors import needs_extra, one_line_errors
 from mnist_lightning.images import Digit
 from mnist_lightning.models import check_range
 
@@ -167,10 +168,8 @@ def predict(flags: Sequence[str]) -> None:
 def tune(flags: Sequence[str]) -> None:
     """Searches hyper-parameters; the same command on many machines with one storage is one search."""
     with one_line_errors("tune"):
-        try:
+        with needs_extra("tune"):
             from mnist_lightning import tuning
-        except ImportError as error:
-            raise ValueError(f"tune needs more packages ({error}); pip install 'mnist_lightning[tune]'") from error
         say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
         search, timeout_s = tuning.prepare(list(flags), say)
         try:
@@ -178,6 +177,31 @@ def tune(flags: Sequence[str]) -> None:
         except KeyboardInterrupt:
             say("stopped; the same command goes on")
             raise SystemExit(130) from None
+
+
+def export(flags: Sequence[str]) -> None:
+    """Writes a checkpoint as one ONNX file, once it has been seen to predict the same."""
+    with one_line_errors("export"), needs_extra("export"):
+        from mnist_lightning.export import export_onnx
+    cli = _prepare("export", flags)
+    data, path = cli.datamodule, Path(cli.config.output)
+    details = {
+        "model": type(cli.model).__name__,
+        "dataset": data.dataset,
+        "checkpoint": cli.ckpt_paths,
+        "checkpoint_sha256": ", ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in cli.checkpoint_files),
+        **{package: version(package) for package in ("mnist_lightning", "torch")},
+    }
+    with one_line_errors("export"):
+        found = export_onnx(cli.model, path, data.test_images.images, data.test_images.labels, details)
+    _say(cli.trainer, f"checkpoint  {cli.ckpt_paths}")
+    _say(
+        cli.trainer,
+        f"verified    {found.num_images:,} images, the same predictions, probabilities within "
+        f"{found.largest_difference:.1e}, {found.accuracy:.2%} accuracy",
+    )
+    _say(cli.trainer, f"model       {path}, {path.stat().st_size / 1e6:.2f} MB")
+    _say(cli.trainer, f"next        python -m mnist_lightning serve --model {path}")
 
 
 class _Pictures(NamedTuple):

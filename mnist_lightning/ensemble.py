@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist_lightning import checkpoints
+from mnist_lightning import checkpoints, runs
 from mnist_lightning.models import Classifier, known_classes
 
 
@@ -47,7 +47,7 @@ class Ensemble(Classifier):
         self.ckpt_paths = list(ckpt_paths)
         if not ckpt_paths:
             raise ValueError("ckpt_paths is empty; give one or more checkpoints")
-        members = [rebuild(checkpoints.read(checkpoints.find(path, Path("lightning_logs")))) for path in ckpt_paths]
+        members = [rebuild(checkpoints.read(runs.find(path, Path("lightning_logs")))) for path in ckpt_paths]
         for path, member in zip(ckpt_paths, members, strict=True):
             its, ours = (
                 {"class_names": model.class_names, "mean": model.hparams["mean"], "std": model.hparams["std"]}

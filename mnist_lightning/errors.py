@@ -1,11 +1,10 @@
-"""How wrong input is told: in one line, with exit status 2."""
+"""How wrong input is told: in one line, with exit status 2. No torch here."""
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-
-from jsonargparse import ArgumentError
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from typing import NoReturn
 
 NOISE = (
     "Does not validate against",
@@ -29,10 +28,27 @@ def one_line_errors(command: str) -> Iterator[None]:
     """Turns what is wrong with the input into one line and exit status 2, without a traceback."""
     try:
         yield
-    except (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError) as error:
+    except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
         text = in_one_line(error)
-        if isinstance(error, ArgumentError):
+        if isinstance(error, argparse.ArgumentError):
             text += "; models are MLP, CNN and Ensemble" if '"model"' in text else ""
             text += f"; see python -m mnist_lightning {command} --help"
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Says what to install where an import fails that only one command needs."""
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{name} needs more packages ({error}); pip install 'mnist_lightning[{name}]'") from error
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags whose errors are raised, for `one_line_errors` to tell."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a ValueError."""
+        raise ValueError(f"{message}; see python -m {self.prog} --help")

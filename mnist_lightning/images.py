@@ -1,6 +1,7 @@
 """From any picture to digits as NIST made them: bright ink, 20 pixels long, centred by mass in 28x28. No torch here."""
 
 import glob
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # her
 
 class BlankPictureError(ValueError):
     """There is no ink in a picture."""
+
+
+class LargePictureError(ValueError):
+    """A picture has more bytes or pixels than are read."""
+
+
+class UnknownPictureError(ValueError):
+    """It is no picture, or of another format."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +78,22 @@ def find_files(places: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def find_digits(path: Path, many: bool = False) -> list[Digit]:
+def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
     """Returns the digits in a picture, in reading order.
 
     Args:
-        path: A PNG, JPEG, WebP, BMP, TIFF or GIF file; its content decides, not its name.
+        source: A PNG, JPEG, WebP, BMP, TIFF or GIF file, or what is in it; the content decides, not the name.
         many: Whether to look for lines of separate digits; else all ink belongs to one.
+        max_pixels: Larger pictures are refused.
 
     Raises:
         BlankPictureError: There is no ink.
-        ValueError: The file is no such picture, is larger than the limits, or moves.
+        LargePictureError: The picture is larger than the limits.
+        UnknownPictureError: It is none of these.
+        ValueError: It is damaged, or moves.
         OSError: The file can't be read.
     """
-    picture = read_picture(path)
+    picture = read_picture(source, max_pixels)
     if is_mnist(picture):
         return [Digit((picture * 255).round().astype(np.uint8), 0, 0, 28, 28)]
     longer = max(picture.shape)
@@ -89,7 +101,7 @@ def find_digits(path: Path, many: bool = False) -> list[Digit]:
     try:
         ink = find_ink(_resize(picture, factor))
     except BlankPictureError as error:
-        raise BlankPictureError(f"{path} is blank: {error}") from error
+        raise BlankPictureError(f"{_name(source)} is blank: {error}") from error
     digits = []
     for box, mask in _split(ink) if many else [_whole(ink)]:
         rows, columns = box
@@ -111,17 +123,18 @@ def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
     return lines
 
 
-def read_picture(path: Path) -> Grey:
+def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Grey:
     """Returns a picture's brightness `(height, width)` float32 in [0, 1], upright and on white paper."""
-    if (num_bytes := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {num_bytes:,} bytes; at most {MAX_BYTES:,} are read")
+    name = _name(source)
+    if (num_bytes := source.stat().st_size if isinstance(source, Path) else len(source)) > MAX_BYTES:
+        raise LargePictureError(f"{name} has {num_bytes:,} bytes; at most {MAX_BYTES:,} are read")
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:
                 size = f"{picture.width:,} x {picture.height:,}"
-                raise ValueError(f"{path} has {size} pixels; at most {MAX_PIXELS:,} are read")
+                raise LargePictureError(f"{name} has {size} pixels; at most {max_pixels:,} are read")
             if getattr(picture, "n_frames", 1) > 1 and picture.format not in ("GIF", "TIFF"):
-                raise ValueError(f"{path} moves; give a still picture")
+                raise ValueError(f"{name} moves; give a still picture")
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith(("I", "F")):
                 values = np.asarray(upright, dtype=np.float32)
@@ -131,13 +144,17 @@ def read_picture(path: Path) -> Grey:
             grey = Image.alpha_composite(paper, coloured).convert("L")
             return np.asarray(grey, dtype=np.float32) / np.float32(255)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} has far more pixels than the {MAX_PIXELS:,} that are read") from error
+        raise LargePictureError(f"{name} has far more pixels than the {max_pixels:,} that are read") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture in {', '.join(FORMATS)}") from error
+        raise UnknownPictureError(f"{name} is not a picture in {', '.join(FORMATS)}") from error
     except (OSError, SyntaxError, EOFError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise ValueError(f"{path} is damaged ({error})") from error
+        raise ValueError(f"{name} is damaged ({error})") from error
+
+
+def _name(source: Path | bytes) -> str:
+    return str(source) if isinstance(source, Path) else "the picture"
 
 
 def is_mnist(picture: Grey) -> bool:

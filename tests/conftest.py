@@ -69,3 +69,11 @@ def run(tiny: Path) -> Path:
     """Trains a small MLP on `Tiny` for three epochs, and returns the run's folder."""
     main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
     return RUN
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exports the shipped weights once, and returns the ONNX file."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    main(["export", "--ckpt_path", "pretrained", "--output", str(path)])
+    return path

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from benchmarks import accuracy, robustness
-from mnist_lightning import checkpoints, sources
+from mnist_lightning import runs, sources
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import MNISTDataModule
 
@@ -92,11 +92,11 @@ def test_corruptions_change_images_and_repeat(corruption: robustness.Corruption)
 
 
 def test_the_shipped_weights_are_small_and_good() -> None:
-    assert checkpoints.PRETRAINED.stat().st_size < 2.5e6
-    figures = json.loads(checkpoints.PRETRAINED.with_suffix(".json").read_text())
+    assert runs.PRETRAINED.stat().st_size < 2.5e6
+    figures = json.loads(runs.PRETRAINED.with_suffix(".json").read_text())
     data = MNISTDataModule()
     data.setup("test")
-    probabilities = accuracy.predict(checkpoints.PRETRAINED, data.test_images.images)
+    probabilities = accuracy.predict(runs.PRETRAINED, data.test_images.images)
     measured = accuracy.score(probabilities, data.test_images.labels)
     assert measured["test accuracy"] == pytest.approx(figures["test accuracy"], abs=1.5e-4)  # an image may tip over
     assert measured["test accuracy"] > 0.995

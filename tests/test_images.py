@@ -12,8 +12,8 @@ from PIL import Image
 from benchmarks.accuracy import predict
 from benchmarks.pictures import ORDINARY, photograph, write_digit, write_line
 from mnist_lightning import images
-from mnist_lightning.checkpoints import PRETRAINED
 from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.runs import PRETRAINED
 
 UInt8 = npt.NDArray[np.uint8]
 

@@ -8,25 +8,28 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "images", "metrics", "augment", "figures"},
-    {"sources", "models", "reports", "checkpoints"},
-    {"data", "callbacks", "ensemble"},
+    {"errors", "files", "runs", "images", "metrics", "augment", "figures", "exported"},
+    {"sources", "models", "reports", "checkpoints", "server"},
+    {"data", "callbacks", "ensemble", "export"},
     {"arguments"},
     {"tuning"},
     {"cli"},
+    {"serving"},
     {"__main__"},
 ]
 PACKAGE = Path(mnist_lightning.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+FOLDERS = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]  # each counts as one module
+MODULES = sorted([path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"] + FOLDERS)
 
 
 def siblings(module: str) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    paths = (PACKAGE / module).glob("*.py") if module in FOLDERS else [PACKAGE / f"{module}.py"]
+    for node in (node for path in paths for node in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.ImportFrom) and node.module == "mnist_lightning":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mnist_lightning."):
-            found.add(node.module.split(".")[1])
+            found |= {node.module.split(".")[1]} - {module}
         elif isinstance(node, ast.Import):
             assert not any(alias.name.startswith("mnist_lightning") for alias in node.names)
     return found

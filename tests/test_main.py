@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from mnist_lightning import __main__ as door
-from mnist_lightning import cli
+from mnist_lightning import cli, serving
 
 
 def test_help_lists_every_command_and_imports_no_torch() -> None:
@@ -20,7 +20,7 @@ def test_help_lists_every_command_and_imports_no_torch() -> None:
     assert done.stdout == door.HELP + "[]\n"
     for name, text in door.COMMANDS.items():
         assert f"  {name:<9} {text}\n" in door.HELP
-        assert callable(getattr(cli, name))
+        assert callable(getattr(serving if name == "serve" else cli, name))
 
 
 @pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
@@ -38,4 +38,5 @@ def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         door.main(["train"])
     assert error.value.code == 2
-    assert capsys.readouterr().err == "error: no command 'train'; choose one of fit, validate, test, predict, tune\n"
+    commands = "fit, validate, test, predict, tune, export, serve"
+    assert capsys.readouterr().err == f"error: no command 'train'; choose one of {commands}\n"

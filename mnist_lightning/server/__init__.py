@@ -1,0 +1,1 @@
+"""A JSON service and a page to draw on, both without torch."""

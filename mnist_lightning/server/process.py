@@ -1,0 +1,79 @@
+"""gunicorn around the app: processes, threads, and an end to clients that never finish."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+NUM_THREADS = 64
+"""Requests that a process reads at a time; the app's gate decides how many of them work."""
+MAX_SECONDS = 10
+"""From a request's first byte to its answer's last."""
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's threads; a client that trickles its request loses its connection, and doesn't keep its thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.deadlines: dict[TConn, float] = {}
+
+    def handle(self, conn: TConn) -> Any:
+        """Answers a request."""
+        self.deadlines[conn] = time.monotonic() + MAX_SECONDS
+        try:
+            return super().handle(conn)
+        finally:
+            del self.deadlines[conn]
+
+    def notify(self) -> None:
+        """Ends what takes too long; gunicorn calls this about once a second."""
+        super().notify()
+        now = time.monotonic()
+        for conn, deadline in list(self.deadlines.items()):
+            if now > deadline:
+                with contextlib.suppress(OSError):  # it has just ended by itself
+                    conn.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """A gunicorn that is configured here and nowhere else.
+
+    Args:
+        make_app: Makes the app, in each process by itself.
+        listener: File descriptor of a socket that is bound already; it is closed at the end.
+        num_workers: Processes.
+        on_ready: Called when the first process can answer.
+    """
+
+    def __init__(
+        self, make_app: Callable[[], Any], listener: int, num_workers: int, on_ready: Callable[[], None]
+    ) -> None:
+        self.make_app = make_app
+        self.settings = {
+            "bind": f"fd://{listener}",
+            "workers": num_workers,
+            "threads": NUM_THREADS,
+            "worker_class": Worker,
+            "graceful_timeout": MAX_SECONDS + 5,
+            "post_worker_init": lambda worker: on_ready() if worker.age == 1 else None,
+            "loglevel": "warning",
+            "accesslog": "-",
+            "access_log_format": "%(t)s %(m)s %(U)s %(s)s %(M)s ms",
+            "control_socket_disable": True,  # newer releases would put one into the home folder
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Applies the settings; files and environment are not looked at."""
+        for name, value in self.settings.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Makes the app."""
+        return self.make_app()

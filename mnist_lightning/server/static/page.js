@@ -1,0 +1,287 @@
+"use strict";
+
+const MAX_BYTES = 2 * 1024 ** 2; // the service's limit; larger photos are reduced
+const LONGER_SIDE = 2000; // pixels that digits are looked for in
+const STROKE = 0.075; // of the paper's width: digits drawn to fill it get strokes as thick as MNIST's
+const AGAIN_MS = 1500;
+
+const byId = (id) => document.getElementById(id);
+const [pad, boxes, answer, seen, bars, hint] = ["pad", "boxes", "answer", "seen", "bars", "hint"].map(byId);
+const paint = pad.getContext("2d");
+
+let strokes = []; // each a list of points in [0, 1]
+let photo = null; // a bitmap
+let pointer = null; // the one that draws
+let question = null; // what is being asked
+
+// ---- drawing
+
+function trace(context, size) {
+  context.lineCap = context.lineJoin = "round";
+  context.lineWidth = STROKE * size;
+  for (const points of strokes) {
+    context.beginPath();
+    context.moveTo(points[0].x * size, points[0].y * size);
+    for (let i = 1; i < points.length; i++) { // curves through the middles look as smooth as the hand was
+      const [a, b] = [points[i - 1], points[i]];
+      context.quadraticCurveTo(a.x * size, a.y * size, (a.x + b.x) / 2 * size, (a.y + b.y) / 2 * size);
+    }
+    const end = points.at(-1);
+    context.lineTo(end.x * size, end.y * size);
+    context.stroke();
+  }
+}
+
+function redraw() {
+  paint.clearRect(0, 0, pad.width, pad.height);
+  if (photo) {
+    const { left, top, width, height } = place(photo);
+    paint.drawImage(photo, left * pad.width, top * pad.height, width * pad.width, height * pad.height);
+  }
+  paint.strokeStyle = getComputedStyle(pad).color;
+  trace(paint, pad.width);
+  hint.hidden = strokes.length > 0 || photo !== null;
+  byId("undo").disabled = byId("clear").disabled = !hint.hidden;
+}
+
+function place(bitmap) { // where a picture lies on the square paper, in shares of it
+  const longer = Math.max(bitmap.width, bitmap.height);
+  const [width, height] = [bitmap.width / longer, bitmap.height / longer];
+  return { left: (1 - width) / 2, top: (1 - height) / 2, width, height };
+}
+
+function drawing() { // black on white, whatever the page's colours are
+  const paper = new OffscreenCanvas(pad.width, pad.height);
+  const context = paper.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, paper.width, paper.height);
+  context.strokeStyle = "black";
+  trace(context, paper.width);
+  return paper.convertToBlob({ type: "image/png" });
+}
+
+function pointOf(event) {
+  const { left, top, width, height } = pad.getBoundingClientRect();
+  return { x: (event.clientX - left) / width, y: (event.clientY - top) / height };
+}
+
+pad.addEventListener("pointerdown", (event) => {
+  if (pointer !== null || event.button !== 0) return;
+  if (photo) forgetPhoto();
+  pointer = event.pointerId;
+  pad.setPointerCapture(pointer);
+  strokes.push([pointOf(event)]);
+  redraw();
+});
+
+pad.addEventListener("pointermove", (event) => {
+  if (event.pointerId !== pointer) return;
+  const events = event.getCoalescedEvents?.() ?? [];
+  strokes.at(-1).push(...(events.length ? events : [event]).map(pointOf));
+  redraw();
+});
+
+for (const name of ["pointerup", "pointercancel"]) {
+  pad.addEventListener(name, (event) => {
+    if (event.pointerId !== pointer) return;
+    pointer = null;
+    look();
+  });
+}
+
+function undo() {
+  if (pointer !== null) return;
+  photo ? forgetPhoto() : strokes.pop();
+  look();
+}
+
+function clearAll() {
+  if (pointer !== null) return;
+  forgetPhoto();
+  strokes = [];
+  look();
+}
+
+byId("undo").addEventListener("click", undo);
+byId("clear").addEventListener("click", clearAll);
+document.addEventListener("keydown", (event) => {
+  if (byId("viewfinder").open) return;
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") undo();
+  else if (["Delete", "Backspace", "Escape"].includes(event.key)) clearAll();
+  else return;
+  event.preventDefault();
+});
+
+// ---- photos
+
+async function openPhoto(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    return tell("This browser can't show that file. A PNG or JPEG will do.");
+  }
+  const factor = Math.min(1, LONGER_SIDE / Math.max(bitmap.width, bitmap.height));
+  if (file.size > MAX_BYTES && factor < 1) {
+    const size = { resizeWidth: Math.round(bitmap.width * factor), resizeHeight: Math.round(bitmap.height * factor) };
+    bitmap = await createImageBitmap(bitmap, { ...size, resizeQuality: "high" });
+  }
+  if (file.size > MAX_BYTES) file = await asJpeg(bitmap);
+  strokes = [];
+  forgetPhoto();
+  photo = bitmap;
+  redraw();
+  ask(file, true);
+}
+
+function asJpeg(picture, width = picture.width, height = picture.height) {
+  const paper = new OffscreenCanvas(width, height);
+  paper.getContext("2d").drawImage(picture, 0, 0);
+  return paper.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+}
+
+function forgetPhoto() {
+  photo = null;
+  boxes.replaceChildren();
+}
+
+byId("choose").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", (event) => {
+  if (event.target.files.length) openPhoto(event.target.files[0]);
+  event.target.value = ""; // the same file may be chosen again
+});
+
+const desk = byId("desk");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault(); // or the browser would leave the page for the picture
+    desk.classList.toggle("dropping", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files.length) openPhoto(event.dataTransfer.files[0]);
+  });
+}
+
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) openPhoto(event.clipboardData.files[0]);
+});
+
+const video = byId("video");
+
+async function offerCamera() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? []; // there is none without https
+  byId("camera").hidden = !devices.some((device) => device.kind === "videoinput");
+}
+
+byId("camera").addEventListener("click", async () => {
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    byId("viewfinder").showModal();
+  } catch {
+    tell("The camera can't be used here.");
+  }
+});
+
+byId("shoot").addEventListener("click", async () => {
+  const picture = await asJpeg(video, video.videoWidth, video.videoHeight);
+  byId("viewfinder").close();
+  openPhoto(picture);
+});
+
+byId("leave").addEventListener("click", () => byId("viewfinder").close());
+byId("viewfinder").addEventListener("close", () => video.srcObject?.getTracks().forEach((track) => track.stop()));
+
+// ---- asking and answering
+
+async function look() {
+  redraw();
+  question?.abort();
+  if (strokes.length) ask(await drawing(), false);
+  else {
+    tell("");
+    show([]);
+  }
+}
+
+async function ask(picture, many) {
+  question?.abort();
+  const mine = (question = new AbortController());
+  const again = (text) => {
+    tell(text);
+    setTimeout(() => mine === question && !mine.signal.aborted && ask(picture, many), AGAIN_MS);
+  };
+  try {
+    const body = { method: "POST", body: picture, signal: mine.signal };
+    const headers = { "Content-Type": picture.type || "application/octet-stream" };
+    const response = await fetch(many ? "predict?digits=many" : "predict", { ...body, headers });
+    if (response.status === 503) return again("Many people are drawing. Trying again…");
+    const content = await response.json();
+    if (mine.signal.aborted) return;
+    tell(content.error ?? "");
+    if (!response.ok) show([]);
+    else if (many) showPhoto(content);
+    else show(content.predictions);
+  } catch (error) {
+    if (error.name !== "AbortError") again("The server doesn't answer. Trying again…");
+  }
+}
+
+function showPhoto({ predictions, lines }) {
+  const { left, top, width, height } = place(photo);
+  const marks = predictions.map((found) => {
+    const { box } = found;
+    const mark = document.createElement("button");
+    mark.type = "button";
+    mark.dataset.text = found.prediction;
+    mark.setAttribute("aria-label", `${found.prediction}, ${percent(found.confidence)}`);
+    mark.style.left = `${100 * (left + box.left / photo.width * width)}%`;
+    mark.style.top = `${100 * (top + box.top / photo.height * height)}%`;
+    mark.style.width = `${100 * box.width / photo.width * width}%`;
+    mark.style.height = `${100 * box.height / photo.height * height}%`;
+    mark.addEventListener("click", () => {
+      for (const other of marks) other.setAttribute("aria-pressed", other === mark);
+      show([found], lines.join("\n"));
+    });
+    return mark;
+  });
+  boxes.replaceChildren(...marks);
+  marks[0].click();
+}
+
+function show([found], text = found?.prediction) {
+  answer.textContent = text ?? "?";
+  answer.className = [!found && "empty", found?.confidence < 0.5 && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
+  const image = new ImageData(28, 28);
+  (found?.image.flat() ?? []).forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  seen.getContext("2d").putImageData(image, 0, 0);
+  showBars(found?.probabilities ?? Object.fromEntries([..."0123456789"].map((name) => [name, 0])));
+}
+
+function showBars(probabilities) {
+  const entries = Object.entries(probabilities);
+  const order = entries.toSorted((a, b) => b[1] - a[1]);
+  const shown = entries.length > 10 ? order.slice(0, 10) : entries; // letters have more classes than there is room
+  while (bars.children.length < shown.length) {
+    const row = document.createElement("li");
+    row.innerHTML = '<span class="name"></span><span class="track"><span></span></span><span class="share"></span>';
+    bars.append(row);
+  }
+  shown.forEach(([name, share], i) => {
+    const row = bars.children[i];
+    row.className = share > 0 && name === order[0][0] ? "first" : "";
+    row.querySelector(".name").textContent = name;
+    row.querySelector(".track span").style.width = `${100 * share}%`;
+    row.querySelector(".share").textContent = share >= 0.0005 ? percent(share) : "";
+  });
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function tell(text) {
+  byId("status").textContent = text;
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+redraw();
+show([]);
+offerCamera();

@@ -1,0 +1,56 @@
+"""Run folders are made, and the newest one with a checkpoint is found."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mnist_lightning import runs
+
+TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
+
+
+def put_checkpoint(run_dir: Path, name: str) -> Path:
+    path = run_dir / "checkpoints" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_run_dirs_are_numbered(tmp_path: Path) -> None:
+    assert runs.make_run_dir(tmp_path / "logs") == tmp_path / "logs" / "version_0"
+    (tmp_path / "logs" / "version_9").mkdir()
+    (tmp_path / "logs" / "version_old").mkdir()
+    assert runs.make_run_dir(tmp_path / "logs") == tmp_path / "logs" / "version_10"
+    assert [path.name for path in runs.run_dirs(tmp_path / "logs")] == ["version_0", "version_9", "version_10"]
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(runs.make_run_dir, [tmp_path] * 40))
+    assert len(set(made)) == 40
+
+
+def test_the_newest_run_with_a_checkpoint_is_found(tmp_path: Path) -> None:
+    put_checkpoint(tmp_path / "version_2", "best.ckpt")
+    last = put_checkpoint(tmp_path / "version_2", "last.ckpt")
+    best = put_checkpoint(tmp_path / "version_10", "best.ckpt")
+    (tmp_path / "version_11").mkdir()
+    assert runs.find("best", tmp_path) == best
+    assert runs.find("last", tmp_path) == last
+    assert runs.find(str(last), tmp_path) == last
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_no_run_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        runs.find(name, tmp_path)
+    assert str(error.value) == f"no run in {tmp_path} has a {name} checkpoint; {TRAIN_ONE}"
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        runs.find("no.ckpt", tmp_path)
+    assert str(error.value) == (
+        f"checkpoint no.ckpt is not a file; give a path, best, last or pretrained, or {TRAIN_ONE}"
+    )
