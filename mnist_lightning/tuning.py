@@ -1,6 +1,5 @@
 """Searching hyper-parameters with Optuna: the space, one trial, the finalists, and what came out."""
 
-import argparse
 import contextlib
 import json
 import math
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NoReturn
+from typing import Any
 
 import matplotlib
 import optuna
@@ -26,7 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from mnist_lightning.arguments import CLI
-from mnist_lightning.errors import in_one_line
+from mnist_lightning.errors import Parser, in_one_line
 from mnist_lightning.files import write_atomically
 from mnist_lightning.models import check_range
 from mnist_lightning.reports import write_csv, write_figure
@@ -131,6 +130,11 @@ class Report(Callback):
             self.is_pruned = trainer.should_stop = True
 
 
+def make_sampler(seed: int | None = None) -> optuna.samplers.BaseSampler:
+    """Returns what chooses the values: Parzen estimators of all of them together, aware of trials that still run."""
+    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+
+
 @dataclass(frozen=True)
 class Search:
     """A search, the same on every machine that shares its storage.
@@ -147,7 +151,7 @@ class Search:
         num_seeds: How often each of them is.
         folder: Where runs and results lie.
         say: Tells the user something.
-        sampler: Chooses the values; default: Optuna's tree-structured Parzen estimator.
+        sampler: Chooses the values; default: `make_sampler`'s.
 
     Raises:
         ValueError: The study was made with another space, recipe or direction.
@@ -193,7 +197,7 @@ class Search:
             study_name=name,
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
-            sampler=self.sampler or optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+            sampler=self.sampler or make_sampler(),
             load_if_exists=True,
         )
         if "made_with" not in study.user_attrs and not study.get_trials(deepcopy=False):
@@ -343,7 +347,7 @@ def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, fl
         ValueError: A flag, the recipe, the space or the storage can't be used.
         OSError: A file can't be read.
     """
-    parser = _Parser("mnist_lightning tune", description="Other flags go to each trial's fit.", allow_abbrev=False)
+    parser = Parser("mnist_lightning tune", description="Other flags go to each trial's fit.", allow_abbrev=False)
     parser.add_argument("--config", help="the recipe")
     parser.add_argument("--space", type=Path, required=True, help="YAML file of what is searched")
     parser.add_argument("--trials", type=int, default=20, help="of all machines together (default: 20)")
@@ -385,11 +389,6 @@ def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, fl
         say=say,
     )
     return search, args.timeout_s
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see python -m mnist_lightning tune --help")
 
 
 def open_storage(url: str, grace_s: int) -> RDBStorage:
