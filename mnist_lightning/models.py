@@ -3,7 +3,7 @@
 import itertools
 import string
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -201,7 +201,6 @@ class MLP(Classifier):
         hidden_sizes: Units of each hidden layer.
         dropout: Share of hidden units that are silenced in training.
         batch_norm: Whether each hidden layer is normalised over the batch.
-        activation: What follows it.
         kwargs: As in `Classifier`.
     """
 
@@ -210,7 +209,6 @@ class MLP(Classifier):
         hidden_sizes: Sequence[int] = (512, 256),
         dropout: float = 0.2,
         batch_norm: bool = False,
-        activation: Literal["ReLU", "GELU"] = "ReLU",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -223,7 +221,7 @@ class MLP(Classifier):
             for layer in (
                 nn.Linear(num_inputs, num_outputs),
                 *([nn.BatchNorm1d(num_outputs)] if batch_norm else []),
-                getattr(nn, activation)(),
+                nn.ReLU(),
                 nn.Dropout(dropout),
             )
         ]
