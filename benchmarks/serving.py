@@ -99,21 +99,20 @@ def latency(call: Callable[[], object], count: int) -> dict[str, float]:
 def load(port: int, num_clients: int, seconds: float, body: bytes, content_type: str) -> Counter[str]:
     """Lets clients ask one request after the other; returns how often each status came."""
     end = time.perf_counter() + seconds
-    counts: Counter[str] = Counter()
 
-    def ask() -> None:
+    def ask(_: int) -> Counter[str]:
+        counts: Counter[str] = Counter()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         while time.perf_counter() < end:
             try:
                 counts[str(post(connection, body, content_type))] += 1
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 counts[type(error).__name__] += 1
                 connection.close()
+        return counts
 
     with ThreadPoolExecutor(num_clients) as pool:
-        for _ in range(num_clients):
-            pool.submit(ask)
-    return counts
+        return sum(pool.map(ask, range(num_clients)), Counter())
 
 
 def _request(body: bytes, content_type: str = "image/png", path: str = "/predict", length: int | None = None) -> bytes:
@@ -123,13 +122,25 @@ def _request(body: bytes, content_type: str = "image/png", path: str = "/predict
 
 def _picture(chance: random.Random, kind: str) -> bytes:
     stream = io.BytesIO()
-    noise = np.random.default_rng(chance.randrange(10**6)).integers(0, 256, (64, 48), "u1")
-    Image.fromarray(noise).save(stream, kind)
+    pixels = np.random.default_rng(chance.randrange(10**6)).integers(230, 256, (64, 48), "u1")
+    pixels[10:50, 20:26] = 0
+    more = {"append_images": [Image.fromarray(pixels)], "save_all": True} if kind in ("tiff", "mpo") else {}
+    Image.fromarray(pixels).save(stream, kind, **more)
     return stream.getvalue()
+
+
+KINDS = ["png", "jpeg", "gif", "webp", "tiff", "bmp", "mpo"]
 
 
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def _specks(chance: random.Random) -> bytes:
+    stream = io.BytesIO()
+    dots = np.random.default_rng(chance.randrange(10**6)).random((400, 400)) > chance.choice([0.9, 0.99, 0.999])
+    Image.fromarray(dots).save(stream, "png")
+    return _request(stream.getvalue(), path="/predict?digits=many")
 
 
 def _bomb(chance: random.Random) -> bytes:
@@ -140,12 +151,12 @@ def _bomb(chance: random.Random) -> bytes:
 
 
 def _truncated(chance: random.Random) -> bytes:
-    content = _picture(chance, chance.choice(["png", "jpeg", "gif", "webp", "tiff", "bmp"]))
+    content = _picture(chance, chance.choice(KINDS))
     return _request(content[: chance.randrange(1, len(content))])
 
 
 def _flipped(chance: random.Random) -> bytes:
-    content = bytearray(_picture(chance, chance.choice(["png", "jpeg", "gif", "webp", "tiff", "bmp"])))
+    content = bytearray(_picture(chance, chance.choice(KINDS)))
     for _ in range(chance.randrange(1, 30)):
         content[chance.randrange(len(content))] = chance.randrange(256)
     return _request(bytes(content), path=chance.choice(["/predict", "/predict?digits=many"]))
@@ -198,7 +209,9 @@ def _line(chance: random.Random) -> bytes:
             b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 500 + b"\r\n",
             b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
             _request(b"7", length=-1),
-            b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\n7",
+            b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: foo\r\n\r\n7",
+            b"POST /predict HTTP/1.1\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n7",
+            b"GET / HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /x\r\nX-Forwarded-Proto: https\r\n\r\n",
         ]
     )
 
@@ -207,7 +220,8 @@ MALFORMED: dict[str, tuple[Callable[[random.Random], bytes], int]] = {
     "truncated pictures": (_truncated, 1200),
     "pictures with changed bytes": (_flipped, 1200),
     "bombs": (lambda chance: _request(_bomb(chance)), 200),
-    "wrong JSON": (_json, 900),
+    "specks": (_specks, 50),
+    "wrong JSON": (_json, 850),
     "huge bodies": (_huge, 100),
     "wrong forms": (_form, 500),
     "wrong types": (_type, 300),
@@ -231,17 +245,27 @@ def send(port: int, content: bytes, half_closed: bool = False) -> str:
     return "closed"
 
 
-def trickle(port: int) -> str:
-    """Sends a request byte by byte until it is cut off; returns after how long."""
+def trickle(port: int, head: bytes, drops: bytes) -> str:
+    """Sends a request whose end comes drop by drop; returns when the server had enough of it."""
     start = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head)
         try:
-            for byte in _request(b"7" * 1000):
-                connection.sendall(bytes([byte]))
+            for drop in drops:
+                connection.sendall(bytes([drop]))
                 time.sleep(0.2)
         except ConnectionError:
-            return f"closed within {5 * round((time.perf_counter() - start) / 5)} s"
+            return f"closed after {5 * round((time.perf_counter() - start) / 5)} s"
     return "kept"
+
+
+def linger(port: int) -> str:
+    """Asks and doesn't hang up; returns the status that came back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        status = connection.recv(100).split()[1].decode()
+        time.sleep(5)
+    return status
 
 
 def attack(port: int, share: float = 1) -> list[dict[str, Any]]:
@@ -258,11 +282,17 @@ def attack(port: int, share: float = 1) -> list[dict[str, Any]]:
             counts = Counter(pool.map(lambda chance: send(port, make(chance)), chances))  # noqa: B023 - used at once
         rows.append({"kind": name, "requests": len(chances), "answers": dict(sorted(counts.items()))})
     num_slow = max(1, round(NUM_SLOW * share))
-    with ThreadPoolExecutor(num_slow) as pool:
-        half = Counter(pool.map(lambda _: send(port, _request(b"7", length=1000), half_closed=True), range(num_slow)))
-        slow = Counter(pool.map(lambda _: trickle(port), range(num_slow)))
-    rows.append({"kind": "half-closed connections", "requests": num_slow, "answers": dict(sorted(half.items()))})
-    rows.append({"kind": "trickled requests", "requests": num_slow, "answers": dict(sorted(slow.items()))})
+    patient = _request(b"7", length=1000)
+    slow: dict[str, Callable[[int], str]] = {
+        "half-closed connections": lambda _: send(port, patient, half_closed=True),
+        "trickled heads": lambda _: trickle(port, b"", patient * 3),
+        "trickled bodies": lambda _: trickle(port, patient, b"7" * 200),
+        "clients that don't hang up": lambda _: linger(port),
+    }
+    for name, call in slow.items():
+        with ThreadPoolExecutor(num_slow) as pool:
+            counts = Counter(pool.map(call, range(num_slow)))
+        rows.append({"kind": name, "requests": num_slow, "answers": dict(sorted(counts.items()))})
     return rows
 
 

@@ -189,7 +189,7 @@ def export(flags: Sequence[str]) -> None:
         "model": type(cli.model).__name__,
         "dataset": data.dataset,
         "checkpoint": cli.ckpt_paths,
-        "checkpoint_sha256": ", ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in cli.checkpoint_files),
+        "checkpoint_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in cli.checkpoint_files),
         **{package: version(package) for package in ("mnist_lightning", "torch")},
     }
     with one_line_errors("export"):

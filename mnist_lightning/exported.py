@@ -30,14 +30,12 @@ class ExportedClassifier:
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 4  # what is wrong is told below
         name = source if isinstance(source, Path) else "the exported model"
+        content = source.read_bytes() if isinstance(source, Path) else source
         try:
-            content = source.read_bytes() if isinstance(source, Path) else source
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
             self.class_names: list[str] = json.loads(self.metadata["class_names"])
-            self(np.zeros((1, 28, 28), np.uint8))  # a warm-up, too
-        except OSError:
-            raise
+            assert self(np.zeros((1, 28, 28), np.uint8)).shape == (1, len(self.class_names))  # a warm-up, too
         except Exception as error:  # onnxruntime's own exceptions share no class
             raise ValueError(f"{name} is no ONNX file of `python -m mnist_lightning export`, or damaged") from error
 

@@ -19,6 +19,8 @@ WORKING_SIZES = {"one": 700, "many": 2000}
 """Pixels of the longer side that one digit or many are looked for in; larger pictures are reduced to it."""
 LEAST_SIZE = 64
 """Smaller pictures are enlarged to it, so that a stroke is several pixels wide."""
+MAX_PARTS = 1000
+"""Pieces of ink among which digits are looked for; each is compared with the others."""
 MIN_CONTRAST = 0.06
 """Least difference between ink and paper, of the range from black to white."""
 
@@ -27,15 +29,19 @@ Grey = npt.NDArray[np.float32]
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # here, since filters are not by thread
 
 
-class BlankPictureError(ValueError):
+class PictureError(ValueError):
+    """A picture can't be used: it is damaged, or one of the below."""
+
+
+class BlankPictureError(PictureError):
     """There is no ink in a picture."""
 
 
-class LargePictureError(ValueError):
+class LargePictureError(PictureError):
     """A picture has more bytes or pixels than are read."""
 
 
-class UnknownPictureError(ValueError):
+class UnknownPictureError(PictureError):
     """It is no picture, or of another format."""
 
 
@@ -90,7 +96,7 @@ def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_
         BlankPictureError: There is no ink.
         LargePictureError: The picture is larger than the limits.
         UnknownPictureError: It is none of these.
-        ValueError: It is damaged, or moves.
+        PictureError: It is damaged, or moves.
         OSError: The file can't be read.
     """
     picture = read_picture(source, max_pixels)
@@ -100,10 +106,11 @@ def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_
     factor = longer / min(max(longer, LEAST_SIZE), WORKING_SIZES["many" if many else "one"])
     try:
         ink = find_ink(_resize(picture, factor))
+        places = _split(ink) if many else [_whole(ink)]
     except BlankPictureError as error:
         raise BlankPictureError(f"{_name(source)} is blank: {error}") from error
     digits = []
-    for box, mask in _split(ink) if many else [_whole(ink)]:
+    for box, mask in places:
         rows, columns = box
         left, top, right, bottom = (
             round(edge * factor) for edge in (columns.start, rows.start, columns.stop, rows.stop)
@@ -133,11 +140,11 @@ def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Grey:
             if picture.width * picture.height > max_pixels:
                 size = f"{picture.width:,} x {picture.height:,}"
                 raise LargePictureError(f"{name} has {size} pixels; at most {max_pixels:,} are read")
-            if getattr(picture, "n_frames", 1) > 1 and picture.format not in ("GIF", "TIFF"):
-                raise ValueError(f"{name} moves; give a still picture")
+            if picture.format in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) > 1:
+                raise PictureError(f"{name} moves; give a still picture")
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith(("I", "F")):
-                values = np.asarray(upright, dtype=np.float32)
+                values = np.nan_to_num(np.asarray(upright, dtype=np.float32), posinf=0, neginf=0)
                 return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
             coloured = upright.convert("RGBA")
             paper = Image.new("RGBA", coloured.size, "white")
@@ -147,10 +154,10 @@ def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Grey:
         raise LargePictureError(f"{name} has far more pixels than the {max_pixels:,} that are read") from error
     except UnidentifiedImageError as error:
         raise UnknownPictureError(f"{name} is not a picture in {', '.join(FORMATS)}") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        raise ValueError(f"{name} is damaged ({error})") from error
+    except (PictureError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        raise PictureError(f"{name} is damaged ({error})") from error
 
 
 def _name(source: Path | bytes) -> str:
@@ -303,6 +310,8 @@ def _whole(ink: Grey) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
     labels, boxes, sizes = _parts(ink)
     least = [0.3 if _is_at_edge(box, ink.shape) else 0.04 for box in boxes]  # shadows come in from the edges
     kept = [number for number in range(len(boxes)) if sizes[number] >= max(4, least[number] * sizes.max())]
+    if not kept:
+        raise BlankPictureError("there are specks on it, and nothing else")
     box = _box([boxes[number][0] for number in kept], [boxes[number][1] for number in kept])
     mask = ndimage.binary_dilation(np.isin(labels, [number + 1 for number in kept]), iterations=3)
     return box, mask[box]
@@ -322,6 +331,8 @@ def _box(rows: list[slice], columns: list[slice]) -> tuple[slice, slice]:
 def _split(ink: Grey) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]:
     """Returns each digit's box and where its ink is in that box, line by line and from left to right."""
     labels, boxes, sizes = _parts(ink)
+    if not 0 < len(boxes) <= MAX_PARTS:
+        raise BlankPictureError(f"there are {len(boxes):,} specks on it, and nothing else")
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     height = float(np.median(heights[sizes >= 0.2 * np.quantile(sizes, 0.9)]))
     groups: list[list[int]] = []
@@ -340,6 +351,8 @@ def _split(ink: Grey) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]
         if is_tall:  # not a dot, a dash or a shadow
             mask = ndimage.binary_dilation(np.isin(labels[box], [n + 1 for n in group]), iterations=2)
             found.append((box, mask))
+    if not found:
+        raise BlankPictureError("there are specks on it, and nothing else")
     return _in_reading_order(found, height)
 
 

@@ -72,6 +72,8 @@ def _parse(flags: Sequence[str]) -> argparse.Namespace:
         raise ValueError("--model and --ckpt_path are given; leave out one of them")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} is not allowed; it must be 1 or more")
+    if not 0 <= args.port <= 65535:
+        raise ValueError(f"--port {args.port} is not allowed; it must be 0 to 65535")
     return args
 
 
@@ -79,9 +81,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        is_known = isinstance(error, OSError) and not isinstance(error, socket.gaierror)
-        problem = os.strerror(getattr(error, "errno", 0)) if is_known else error
+    except OSError as error:
+        problem = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ValueError(f"--host {host} --port {port} can't be listened on: {problem}; give another") from error
 
 
@@ -89,9 +90,12 @@ def _exported(ckpt_path: str | None) -> Path:
     """Returns the ONNX file of a checkpoint, which is made at its first use."""
     logs_dir = Path("lightning_logs")
     if ckpt_path is None:
-        has_run = any((run_dir / "checkpoints" / "best.ckpt").is_file() for run_dir in runs.run_dirs(logs_dir))
-        ckpt_path = "best" if has_run else "pretrained"
-    checkpoint = runs.find(ckpt_path, logs_dir)
+        try:
+            checkpoint = runs.find("best", logs_dir)
+        except FileNotFoundError:
+            checkpoint = runs.PRETRAINED
+    else:
+        checkpoint = runs.find(ckpt_path, logs_dir)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_lightning"
     path = cache / f"{digest[:32]}-{version('mnist_lightning')}.onnx"

@@ -95,8 +95,8 @@ BODIES: list[tuple[int, str, dict[str, Any]]] = [
     (415, "send a picture", {"data": b"7"}),
     (415, "the picture is not a picture in PNG, JPEG", {"data": b"7", "content_type": "image/png"}),
     (415, "the picture is not a picture in PNG, JPEG", {"data": b"<svg/>", "content_type": "image/svg+xml"}),
-    (400, "could not understand", {"data": b"{", "content_type": "application/json"}),
-    (400, "nested too deeply", {"data": b"[" * 500_000, "content_type": "application/json"}),
+    (400, "the JSON is damaged, or nested too deeply", {"data": b"{", "content_type": "application/json"}),
+    (400, "the JSON is damaged, or nested too deeply", {"data": b"[" * 500_000, "content_type": "application/json"}),
     (422, "the JSON has no images", {"json": {}}),
     (422, "the JSON has no images", {"json": []}),
     (422, "the JSON has no images", {"json": {"images": []}}),
@@ -133,6 +133,14 @@ def test_pictures_that_can_not_be_used_are_told(client: FlaskClient, digits: npt
 
     assert post(encoded((50, 50))) == (422, "the picture is blank: nothing on it stands out from the paper")
     assert post(encoded((4001, 4000))) == (413, "the picture has 4,001 x 4,000 pixels; at most 16,000,000 are read")
+    specks = np.full((600, 600), 255, "u1")
+    specks[5::10, 5::10] = specks[5::10, 6::10] = specks[6::10, 5::10] = specks[6::10, 6::10] = 0
+    stream = io.BytesIO()
+    Image.fromarray(specks).save(stream, "png")
+    assert client.post("/predict?digits=many", data=stream.getvalue(), content_type="image/png").status_code == 422
+    not_numbers = io.BytesIO()
+    Image.fromarray(np.full((40, 40), np.nan, np.float32)).save(not_numbers, "tiff")
+    assert post(not_numbers.getvalue())[0] == 422
     status, reason = post(png(digits[:1])[:500])
     assert status == 422
     assert reason.startswith("the picture is damaged")

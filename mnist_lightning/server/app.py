@@ -1,10 +1,11 @@
 """The service: pictures or arrays in, predictions out, every error with its reason."""
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +20,17 @@ from werkzeug.exceptions import (
 )
 
 from mnist_lightning import images
-from mnist_lightning.exported import ExportedClassifier
 from mnist_lightning.images import Digit
+
+if TYPE_CHECKING:  # its runtime doesn't survive a fork, and the first process imports this
+    from mnist_lightning.exported import ExportedClassifier
 
 MAX_BYTES = 2 * 1024**2
 """Of a request's body."""
 MAX_PIXELS = 16_000_000
 """Of a picture: 2 MiB can hold far more, and each costs 20 bytes while it is read."""
 MAX_IMAGES = 256
-"""Of a request's JSON."""
+"""Of a request: in its JSON, or in its picture."""
 EXPECTED = '{"images": [[[28 whole numbers from 0 to 255], …28 rows], …]}'
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -47,8 +50,8 @@ class Gate:
     """
 
     def __init__(self, num_working: int, num_waiting: int) -> None:
-        self.places = threading.BoundedSemaphore(num_working + num_waiting)
-        self.working = threading.BoundedSemaphore(num_working)
+        self.places = threading.Semaphore(num_working + num_waiting)
+        self.working = threading.Semaphore(num_working)
 
     @contextlib.contextmanager
     def enter(self) -> Iterator[None]:
@@ -66,17 +69,17 @@ class Gate:
             self.places.release()
 
 
-def create_app(classifier: ExportedClassifier, gate: Gate | None = None) -> Flask:
+def create_app(classifier: "ExportedClassifier", gate: Gate | None = None) -> Flask:
     """Returns the service as a Flask app.
 
     Args:
         classifier: What answers; it has answered a warm-up already.
-        gate: How many requests work and wait; default: as many as there are cores, and 32.
+        gate: How many requests work and wait; default: as many as there are cores, at most 4, and 32.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    gate = gate or Gate(os.cpu_count() or 1, 32)
+    gate = gate or Gate(min(os.cpu_count() or 1, 4), 32)
 
     @app.get("/")
     def page() -> Response:
@@ -92,8 +95,9 @@ def create_app(classifier: ExportedClassifier, gate: Gate | None = None) -> Flas
 
     @app.post("/predict")
     def predict() -> Response:
-        many = _wants_many()
+        wants_many = _wants_many()
         picture = _picture()  # read before the gate, where a slow client would be in others' way
+        many = wants_many and picture is not None
         with gate.enter():
             digits = _digits() if picture is None else _find_digits(picture, many)
             pixels = np.stack([digit.image for digit in digits])
@@ -108,10 +112,9 @@ def create_app(classifier: ExportedClassifier, gate: Gate | None = None) -> Flas
 
     @app.errorhandler(HTTPException)
     def tell(error: HTTPException) -> Response:
-        response = Response(error.get_response().response, error.code, error.get_headers())
-        response.data = app.json.dumps({"error": error.description})
-        response.content_type = "application/json"
-        return response
+        headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+        text = app.json.dumps({"error": error.description})
+        return Response(text, error.code, headers, content_type="application/json")
 
     @app.after_request
     def secure(response: Response) -> Response:
@@ -150,21 +153,24 @@ def _picture() -> bytes | None:
 
 def _find_digits(picture: bytes, many: bool) -> list[Digit]:
     try:
-        return images.find_digits(picture, many, MAX_PIXELS)
+        digits = images.find_digits(picture, many, MAX_PIXELS)
     except images.LargePictureError as error:
         raise RequestEntityTooLarge(str(error)) from error
     except images.UnknownPictureError as error:
         raise UnsupportedMediaType(str(error)) from error
-    except ValueError as error:
+    except images.PictureError as error:
         raise UnprocessableEntity(str(error)) from error
+    if len(digits) > MAX_IMAGES:
+        raise RequestEntityTooLarge(f"the picture has {len(digits):,} digits; at most {MAX_IMAGES} are read")
+    return digits
 
 
 def _digits() -> list[Digit]:
     """Returns the images of a request's JSON."""
     try:
-        content = request.get_json()
-    except RecursionError as error:
-        raise BadRequest("the JSON is nested too deeply") from error
+        content = json.loads(request.get_data())
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the JSON is damaged, or nested too deeply") from error
     arrays = content.get("images") if isinstance(content, dict) else None
     if not isinstance(arrays, list) or not arrays:
         raise UnprocessableEntity(f"the JSON has no images; send {EXPECTED}")

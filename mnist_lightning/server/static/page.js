@@ -1,9 +1,12 @@
 "use strict";
 
 const MAX_BYTES = 2 * 1024 ** 2; // the service's limit; larger photos are reduced
+const MAX_PIXELS = 16e6;
+const FORMATS = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/; // what it reads; others become JPEG here
 const LONGER_SIDE = 2000; // pixels that digits are looked for in
 const STROKE = 0.075; // of the paper's width: digits drawn to fill it get strokes as thick as MNIST's
 const AGAIN_MS = 1500;
+const PATIENCE_MS = 15_000;
 
 const byId = (id) => document.getElementById(id);
 const [pad, boxes, answer, seen, bars, hint] = ["pad", "boxes", "answer", "seen", "bars", "hint"].map(byId);
@@ -13,6 +16,7 @@ let strokes = []; // each a list of points in [0, 1]
 let photo = null; // a bitmap
 let pointer = null; // the one that draws
 let question = null; // what is being asked
+let turn = 0; // goes up with all that is done, so that what was begun before can tell
 
 // ---- drawing
 
@@ -41,7 +45,7 @@ function redraw() {
   paint.strokeStyle = getComputedStyle(pad).color;
   trace(paint, pad.width);
   hint.hidden = strokes.length > 0 || photo !== null;
-  byId("undo").disabled = byId("clear").disabled = !hint.hidden;
+  for (const id of ["undo", "clear"]) byId(id).setAttribute("aria-disabled", !hint.hidden); // and keeps the focus
 }
 
 function place(bitmap) { // where a picture lies on the square paper, in shares of it
@@ -68,6 +72,8 @@ function pointOf(event) {
 pad.addEventListener("pointerdown", (event) => {
   if (pointer !== null || event.button !== 0) return;
   if (photo) forgetPhoto();
+  turn++;
+  question?.abort();
   pointer = event.pointerId;
   pad.setPointerCapture(pointer);
   strokes.push([pointOf(event)]);
@@ -81,22 +87,20 @@ pad.addEventListener("pointermove", (event) => {
   redraw();
 });
 
-for (const name of ["pointerup", "pointercancel"]) {
-  pad.addEventListener(name, (event) => {
-    if (event.pointerId !== pointer) return;
-    pointer = null;
-    look();
-  });
-}
+pad.addEventListener("lostpointercapture", (event) => { // follows a stroke's end, however it ends
+  if (event.pointerId !== pointer) return;
+  pointer = null;
+  look();
+});
 
 function undo() {
-  if (pointer !== null) return;
+  if (pointer !== null || !hint.hidden) return;
   photo ? forgetPhoto() : strokes.pop();
   look();
 }
 
 function clearAll() {
-  if (pointer !== null) return;
+  if (pointer !== null) return; // in the middle of a stroke
   forgetPhoto();
   strokes = [];
   look();
@@ -115,18 +119,21 @@ document.addEventListener("keydown", (event) => {
 // ---- photos
 
 async function openPhoto(file) {
+  const mine = ++turn;
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
     return tell("This browser can't show that file. A PNG or JPEG will do.");
   }
-  const factor = Math.min(1, LONGER_SIDE / Math.max(bitmap.width, bitmap.height));
-  if (file.size > MAX_BYTES && factor < 1) {
-    const size = { resizeWidth: Math.round(bitmap.width * factor), resizeHeight: Math.round(bitmap.height * factor) };
-    bitmap = await createImageBitmap(bitmap, { ...size, resizeQuality: "high" });
+  const { width, height } = bitmap;
+  if (file.size > MAX_BYTES || width * height > MAX_PIXELS || !FORMATS.test(file.type)) {
+    const factor = Math.min(1, LONGER_SIDE / Math.max(width, height));
+    file = await asJpeg(bitmap, Math.round(width * factor), Math.round(height * factor));
+    bitmap.close();
+    bitmap = await createImageBitmap(file);
   }
-  if (file.size > MAX_BYTES) file = await asJpeg(bitmap);
+  if (mine !== turn) return;
   strokes = [];
   forgetPhoto();
   photo = bitmap;
@@ -134,13 +141,18 @@ async function openPhoto(file) {
   ask(file, true);
 }
 
-function asJpeg(picture, width = picture.width, height = picture.height) {
+function asJpeg(picture, width, height) {
   const paper = new OffscreenCanvas(width, height);
-  paper.getContext("2d").drawImage(picture, 0, 0);
+  const context = paper.getContext("2d");
+  context.fillStyle = "white"; // below what is transparent
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0, width, height);
   return paper.convertToBlob({ type: "image/jpeg", quality: 0.9 });
 }
 
 function forgetPhoto() {
+  photo?.close();
   photo = null;
   boxes.replaceChildren();
 }
@@ -171,16 +183,19 @@ async function offerCamera() {
   byId("camera").hidden = !devices.some((device) => device.kind === "videoinput");
 }
 
-byId("camera").addEventListener("click", async () => {
+byId("camera").addEventListener("click", async (event) => {
+  event.target.disabled = true; // until it has answered
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     byId("viewfinder").showModal();
   } catch {
     tell("The camera can't be used here.");
   }
+  event.target.disabled = false;
 });
 
 byId("shoot").addEventListener("click", async () => {
+  if (!video.videoWidth) return; // it has seen nothing yet
   const picture = await asJpeg(video, video.videoWidth, video.videoHeight);
   byId("viewfinder").close();
   openPhoto(picture);
@@ -192,36 +207,49 @@ byId("viewfinder").addEventListener("close", () => video.srcObject?.getTracks().
 // ---- asking and answering
 
 async function look() {
+  const mine = ++turn;
   redraw();
   question?.abort();
-  if (strokes.length) ask(await drawing(), false);
-  else {
+  if (!strokes.length) {
     tell("");
-    show([]);
+    return show([]);
   }
+  const picture = await drawing();
+  if (mine === turn) ask(picture, false);
 }
 
 async function ask(picture, many) {
   question?.abort();
   const mine = (question = new AbortController());
   const again = (text) => {
-    tell(text);
-    setTimeout(() => mine === question && !mine.signal.aborted && ask(picture, many), AGAIN_MS);
-  };
-  try {
-    const body = { method: "POST", body: picture, signal: mine.signal };
-    const headers = { "Content-Type": picture.type || "application/octet-stream" };
-    const response = await fetch(many ? "predict?digits=many" : "predict", { ...body, headers });
-    if (response.status === 503) return again("Many people are drawing. Trying again…");
-    const content = await response.json();
     if (mine.signal.aborted) return;
-    tell(content.error ?? "");
-    if (!response.ok) show([]);
-    else if (many) showPhoto(content);
-    else show(content.predictions);
-  } catch (error) {
-    if (error.name !== "AbortError") again("The server doesn't answer. Trying again…");
+    tell(text);
+    show([]); // what stands there is of an earlier drawing
+    setTimeout(() => mine.signal.aborted || ask(picture, many), AGAIN_MS);
+  };
+  let response, content;
+  try {
+    response = await fetch(many ? "predict?digits=many" : "predict", {
+      method: "POST",
+      headers: { "Content-Type": picture.type },
+      body: picture,
+      signal: AbortSignal.any([mine.signal, AbortSignal.timeout(PATIENCE_MS)]),
+    });
+    content = await response.text();
+  } catch {
+    return again("The server doesn't answer. Trying again…");
   }
+  if (mine.signal.aborted) return;
+  if (response.status === 503) return again("Many people are drawing. Trying again…");
+  try {
+    content = JSON.parse(content);
+  } catch { // a proxy's page
+    content = { error: `The server answers with an error (${response.status}).` };
+  }
+  tell(content.error ?? "");
+  if (content.error) show([]);
+  else if (many) showPhoto(content);
+  else show(content.predictions);
 }
 
 function showPhoto({ predictions, lines }) {
