@@ -180,7 +180,11 @@ def main() -> None:
     parser.add_argument("--validation_only", action="store_true", help="don't look at the test images")
     parser.add_argument("--ensemble", action="store_true", help="score the mean of the seeds' probabilities too")
     parser.add_argument("--seconds", action="store_true", help="time the recipe; nothing else should be running")
-    parser.add_argument("--compare", metavar="NAME", help="other runs to compare with on the validation images")
+    parser.add_argument(
+        "--compare",
+        metavar="NAME",
+        help="runs to compare with on the validation images; without a recipe, all NAME_no_…",
+    )
     args, flags = parser.parse_known_args()
     if args.recipe:
         name = args.name or Path(args.recipe).stem
@@ -188,9 +192,10 @@ def main() -> None:
             write(args.results_dir / f"{name}-seconds.json", time_alone(args.recipe, args.runs_dir / "seconds"))
         else:
             run_all(name, args, flags)
-        if args.compare:
-            show([compare(args.results_dir, name, args.compare)], "validation, seed by seed")
     names = sorted({path.stem.rpartition("-")[0] for path in args.results_dir.glob("*.json")})
+    if args.compare:
+        compared = [name] if args.recipe else [name for name in names if name.startswith(f"{args.compare}_no_")]
+        show([compare(args.results_dir, name, args.compare) for name in compared], "validation, seed by seed")
     for stage in ("val", "test"):
         if rows := [row for name in names if (row := summarise(args.results_dir, name, stage))]:
             show(rows, stage)
