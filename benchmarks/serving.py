@@ -320,6 +320,7 @@ def main() -> None:
                 "find_digits and the bare model": lambda: classifier(find_digits(picture)[0].image[None]),
                 "the API, a drawing of 560 x 560": lambda: post(connection, picture, "image/png"),
             }.items():
+                connection.close()  # idle while the bare model was measured; it opens again by itself
                 latency(call, 50)
                 rows.append({"what": what, **latency(call, 1000)})
             for num_clients in (1, 8, 64):
@@ -338,6 +339,7 @@ def main() -> None:
                 {"what": f"{row['requests']} {row['kind']}", "answers": row["answers"]} for row in attack(service.port)
             ]
             rows[-1]["MiB before, after"] = f"{before:.0f}, {memory(service.process):.0f}"
+            connection.close()
             rows.append({"what": "after all that", **latency(lambda: post(connection, picture, "image/png"), 100)})
     columns = ["what", "seconds", "p50 ms", "p99 ms", "answered/s", "answers", "MiB before, after"]
     measure.report("serving", rows, columns, args.output)
