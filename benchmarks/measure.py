@@ -87,6 +87,8 @@ def report(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str],
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict) and "median" not in value:
+        return ", ".join(f"{count:,} {name}" for name, count in value.items())
     if isinstance(value, dict):
         return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
