@@ -146,10 +146,10 @@ def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Grey:
             if upright.mode.startswith(("I", "F")):
                 values = np.nan_to_num(np.asarray(upright, dtype=np.float32), posinf=0, neginf=0)
                 return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
-            coloured = upright.convert("RGBA")
-            paper = Image.new("RGBA", coloured.size, "white")
-            grey = Image.alpha_composite(paper, coloured).convert("L")
-            return np.asarray(grey, dtype=np.float32) / np.float32(255)
+            if upright.has_transparency_data:
+                paper = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(paper, upright.convert("RGBA"))
+            return np.asarray(upright.convert("RGB").convert("L"), dtype=np.float32) / np.float32(255)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise LargePictureError(f"{name} has far more pixels than the {max_pixels:,} that are read") from error
     except UnidentifiedImageError as error:

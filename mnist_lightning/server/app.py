@@ -1,11 +1,11 @@
 """The service: pictures or arrays in, predictions out, every error with its reason."""
 
-import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from mnist_lightning.images import Digit
 if TYPE_CHECKING:  # its runtime doesn't survive a fork, and the first process imports this
     from mnist_lightning.exported import ExportedClassifier
 
+Result = TypeVar("Result")
+
 MAX_BYTES = 2 * 1024**2
 """Of a request's body."""
 MAX_PIXELS = 16_000_000
@@ -42,20 +44,19 @@ HEADERS = {
 
 
 class Gate:
-    """Lets a few requests work at a time, lets a few more wait, and turns the others away.
+    """Lets a few requests work at a time, lets more wait, and turns the others away.
 
     Args:
-        num_working: How many work.
+        num_working: How many work. They have threads of their own, since what a thread has used stays with it.
         num_waiting: How many wait.
     """
 
     def __init__(self, num_working: int, num_waiting: int) -> None:
         self.places = threading.Semaphore(num_working + num_waiting)
-        self.working = threading.Semaphore(num_working)
+        self.pool = ThreadPoolExecutor(num_working)
 
-    @contextlib.contextmanager
-    def enter(self) -> Iterator[None]:
-        """Waits for its turn.
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Waits for its turn, and does the work.
 
         Raises:
             ServiceUnavailable: Too many wait already.
@@ -63,8 +64,7 @@ class Gate:
         if not self.places.acquire(blocking=False):
             raise ServiceUnavailable("too many requests at a time; try again in a second", retry_after=1)
         try:
-            with self.working:
-                yield
+            return self.pool.submit(work).result()
         finally:
             self.places.release()
 
@@ -74,12 +74,12 @@ def create_app(classifier: "ExportedClassifier", gate: Gate | None = None) -> Fl
 
     Args:
         classifier: What answers; it has answered a warm-up already.
-        gate: How many requests work and wait; default: as many as there are cores, at most 4, and 32.
+        gate: How many requests work and wait; default: as many as there are cores, at most 4, and 96.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    gate = gate or Gate(min(os.cpu_count() or 1, 4), 32)
+    gate = gate or Gate(min(os.cpu_count() or 1, 4), 96)
 
     @app.get("/")
     def page() -> Response:
@@ -96,12 +96,15 @@ def create_app(classifier: "ExportedClassifier", gate: Gate | None = None) -> Fl
     @app.post("/predict")
     def predict() -> Response:
         wants_many = _wants_many()
-        picture = _picture()  # read before the gate, where a slow client would be in others' way
-        many = wants_many and picture is not None
-        with gate.enter():
-            digits = _digits() if picture is None else _find_digits(picture, many)
+        body = _read_body()  # before the gate, where a slow client would be in others' way
+        many = wants_many and isinstance(body, bytes)
+
+        def work() -> tuple[list[Digit], npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+            digits = _find_digits(body, many) if isinstance(body, bytes) else body
             pixels = np.stack([digit.image for digit in digits])
-            probabilities = classifier(pixels)
+            return digits, pixels, classifier(pixels)
+
+        digits, pixels, probabilities = gate.run(work)
         answers = _answers(pixels, probabilities, classifier.class_names)
         if not many:
             return jsonify(predictions=answers)
@@ -133,11 +136,10 @@ def _wants_many() -> bool:
     return digits == "many"
 
 
-def _picture() -> bytes | None:
-    """Returns the picture of a request's body, or None if it is JSON."""
+def _read_body() -> bytes | list[Digit]:
+    """Returns the picture in a request's body, or the images in its JSON."""
     if request.mimetype == "application/json":
-        request.get_data()
-        return None
+        return _digits(request.get_data())
     if request.mimetype == "multipart/form-data":
         if "image" not in request.files:
             raise BadRequest("the form has no file named image")
@@ -165,10 +167,10 @@ def _find_digits(picture: bytes, many: bool) -> list[Digit]:
     return digits
 
 
-def _digits() -> list[Digit]:
-    """Returns the images of a request's JSON."""
+def _digits(text: bytes) -> list[Digit]:
+    """Returns the images in JSON."""
     try:
-        content = json.loads(request.get_data())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the JSON is damaged, or nested too deeply") from error
     arrays = content.get("images") if isinstance(content, dict) else None

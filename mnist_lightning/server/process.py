@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadRequest
 
 from mnist_lightning.server.app import HEADERS
 
-NUM_THREADS = 64
+NUM_THREADS = 128
 """Requests that a process reads at a time; the app's gate decides how many of them work."""
 MAX_SECONDS = 10
 """From a request's first byte to its answer's last."""
