@@ -13,7 +13,6 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 
 from mnist_lightning import checkpoints, runs
 from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
@@ -32,6 +31,8 @@ KEPT = (
 """Settings that decide what a resumed run computes."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
+KNOWN_CALLBACKS = "lightning.pytorch.callbacks."
+"""Where callbacks come from that a checkpoint may name."""
 LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
 """Flags that take several values, one after the other as a shell's wildcards leave them."""
 LINKED = ("class_names", "mean", "std")
@@ -58,14 +59,18 @@ class CLI(LightningCLI):
     Attributes:
         checkpoint: The checkpoint to start from, or None for a `fit` from scratch.
         scoreboard: Watches a `fit`.
+        notice: What the user should know about the checkpoint.
+        claims: Holds the run folder of a `fit`, for as long as it is open.
     """
 
     checkpoint: checkpoints.Checkpoint | None = None
+    notice = ""
 
     def __init__(self, command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.command = command
         self.callbacks = callbacks
         self.scoreboard = Scoreboard()
+        self.claims = contextlib.ExitStack()
         try:
             super().__init__(
                 Classifier,
@@ -156,9 +161,20 @@ class CLI(LightningCLI):
         self.problem: Exception | None = None
         try:
             path = runs.find(ckpt_path, Path(root_dir or ".") / "lightning_logs") if ckpt_path else None
-            self.checkpoint = checkpoints.read(path) if path else None
+            self.checkpoint = self._read(path, ckpt_path == "last") if path else None
         except (OSError, ValueError) as error:
             self.problem = error  # told after --help and wrong flags had their turn
+
+    def _read(self, path: Path, is_last: bool) -> checkpoints.Checkpoint:
+        try:
+            return checkpoints.read(path)
+        except ValueError as error:
+            best = path.with_name("best.ckpt")
+            if not (is_last and self.command == "fit" and best.is_file()):
+                raise
+            found = checkpoints.read(best)
+            self.notice = f"{str(error).split(';')[0]}; {best} takes its place"
+            return found
 
     def _parse(self, parser: LightningArgumentParser, args: list[str]) -> Any:
         default: dict[str, Any] = {"class_path": "mnist_lightning.models.CNN"}
@@ -223,6 +239,13 @@ class CLI(LightningCLI):
                         f"{name} is {then.get(name)} in {stored.path}, not {now.get(name)}, and a resumed run keeps "
                         "its settings; leave the flag out, or train a new model without --ckpt_path"
                     )
+            callbacks, given = (settings.get("trainer.callbacks") or () for settings in (then, now))
+            if any(callback not in given for callback in callbacks):
+                names = ", ".join(callback["class_path"] for callback in callbacks)
+                raise ValueError(
+                    f"{stored.path} was trained with {names}, and nothing is imported because a file says so; "
+                    "give the run's own config.yaml with --config"
+                )
 
     @property
     def is_finished(self) -> bool:
@@ -251,8 +274,11 @@ class CLI(LightningCLI):
         if self.command == "fit":
             callbacks.append(self.scoreboard)
             if config.enable_checkpointing is not False and not config.fast_dev_run:
-                callbacks.append(checkpoints.BestCheckpoint(self.parser.dump(self.config)))
+                stored = self.checkpoint.recipe if self.checkpoint else ""
+                callbacks.append(checkpoints.BestCheckpoint(stored or self.parser.dump(self.config)))
         self.trainer_defaults["callbacks"] = callbacks
+        given = config.plugins or []
+        kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), checkpoints.DurableIO()]
         if not torch.cuda.is_available():
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # with Lightning's 1, each step looks for a GPU anew
         # This package's loggers come with the run folder, which is not made before all input has been checked.
@@ -266,23 +292,32 @@ class CLI(LightningCLI):
             raise ValueError(f"{' '.join(given) or '--trainer'}: {str(error).rstrip('!.')}{advice}") from error
 
     def open_run_dir(self) -> Path:
-        """Makes a folder for the run and lets the loggers write to it, or takes the folder of the checkpoint's run."""
+        """Makes a folder for the run, or takes the one of the checkpoint's run, and lets the loggers write to it.
+
+        Raises:
+            OSError: The folder can't be written.
+            ValueError: Another process trains in it.
+        """
         logs_dir = Path(self.trainer.default_root_dir) / "lightning_logs"
         with contextlib.suppress(ValueError):
             logs_dir = logs_dir.relative_to(Path.cwd())
-        if self.checkpoint and self.checkpoint.run_dir and self.command != "fit":
-            return self.checkpoint.run_dir
+        stored_dir = self.checkpoint.run_dir if self.checkpoint else None
+        if stored_dir and self.command != "fit":
+            return stored_dir
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return logs_dir / "version_0"  # nothing is written there
-        run_dir = runs.make_run_dir(logs_dir)
-        if self.has_own_loggers and self.command == "fit":
-            csv_logger = CSVLogger(logs_dir, "", run_dir.name)
-            _ = csv_logger.experiment  # made while the folder is empty; it warns of anything in it
-            self.trainer.loggers = [csv_logger, tensorboard_logger(run_dir)]
+            return stored_dir or logs_dir / "version_0"  # nothing is written there
+        run_dir = stored_dir or runs.make_run_dir(logs_dir)
         if best := checkpoints.find_best(self.trainer):
             best.dirpath = str(run_dir / "checkpoints")
         if self.command == "fit":
-            write_atomically(run_dir / "config.yaml", self.parser.dump(self.config, skip_none=False))
+            self.claims.enter_context(runs.claim(run_dir))
+            if self.has_own_loggers:
+                # What a run that was cut off wrote of the epoch after its checkpoint is forgotten, and of the last one
+                # before, whose end it may not have seen; the scoreboard knows that one.
+                purge_step = max(0, self.checkpoint.num_steps - 1) if stored_dir and self.checkpoint else None
+                self.trainer.loggers = [tensorboard_logger(run_dir, purge_step)]
+            if not stored_dir:  # a resumed run goes on by the settings that it began with
+                write_atomically(run_dir / "config.yaml", self.parser.dump(self.config, skip_none=False))
         return run_dir
 
 
@@ -326,12 +361,19 @@ def _without_classes(recipe: str) -> str:
     """Leaves out of a stored recipe what may name a class: nothing is imported because a file says so."""
     settings = yaml.safe_load(recipe)
     settings.pop("model", None)  # known classes have become the default already
-    settings["trainer"] = {
-        name: value
-        for name, value in settings.get("trainer", {}).items()
-        if not isinstance(value, dict | list) and not (isinstance(value, str) and "." in value)
-    }
+    trainer = settings.get("trainer", {})
+    settings["trainer"] = {name: value for name, value in trainer.items() if _is_plain(value)}
+    settings["trainer"]["callbacks"] = [
+        callback
+        for callback in trainer.get("callbacks") or ()
+        if callback["class_path"].startswith(KNOWN_CALLBACKS) and all(map(_is_plain, callback["init_args"].values()))
+    ] or None
     return yaml.safe_dump(settings)
+
+
+def _is_plain(value: object) -> bool:
+    """Tells whether a setting can't name anything to import."""
+    return not isinstance(value, dict | list) and not (isinstance(value, str) and "." in value)
 
 
 def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,10 +1,18 @@
 """What watches a run: scores for TensorBoard, predictions, the progress bar."""
 
+import math
+import os
+import random
+import signal
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -13,8 +21,13 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning import figures, reports
 from mnist_lightning.checkpoints import find_best
+from mnist_lightning.errors import DivergedError
 from mnist_lightning.models import Classifier
 
+COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate")
+"""Of `metrics.csv`, which has a row for each epoch."""
+PATIENCE = 100
+"""Steps after which a model that still knows nothing is given up."""
 WITHOUT_EFFECT = ("class_names", "data_dir", "num_workers")
 """Hyper-parameters that no score depends on."""
 
@@ -24,9 +37,9 @@ def tensorboard(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
 
 
-def tensorboard_logger(run_dir: Path) -> TensorBoardLogger:
-    """Returns a logger that writes to a run's folder."""
-    return TensorBoardLogger(run_dir.parent, "", run_dir.name, default_hp_metric=False)
+def tensorboard_logger(run_dir: Path, purge_step: int | None = None) -> TensorBoardLogger:
+    """Returns a logger that writes to a run's folder; TensorBoard forgets what it had there from `purge_step` on."""
+    return TensorBoardLogger(run_dir.parent, "", run_dir.name, default_hp_metric=False, purge_step=purge_step)
 
 
 def classifier(trainer: Trainer) -> Classifier:
@@ -54,45 +67,80 @@ def show_confusion(
 
 
 class Scoreboard(Callback):
-    """Shows the validation's confusion matrix in TensorBoard after each epoch, and the best scores at the end.
+    """Keeps the scores of each epoch for `metrics.csv`, curves and TensorBoard, and ends a run that fails.
 
     It is one callback, because Lightning calls each of them six times a batch, whether it has something to do or not.
 
     Attributes:
+        history: A row for each epoch, with its number from 1 on, the last step, and what was logged.
         seconds: How long training took, with validation and checkpoints.
+        stopped_by: The signal that ended training, if one did.
     """
 
     seconds = 0.0
+    stopped_by: int | None = None
 
     def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
+        self.confusion: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run must know: the epochs so far."""
-        return {"history": self.history}
+        """Returns what a resumed run must know: the epochs so far, and the last one's confusion matrix."""
+        return {"history": self.history, "confusion": self.confusion}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         self.history = list(state_dict["history"])
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the epoch's scores for the curves."""
-        scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        trained = classifier(trainer).train_scores.compute()  # the model logs these after its callbacks' turn
-        scores |= {f"train/{name}": trained[name].item() for name in ("loss", "accuracy")}
-        self.history.append({"epoch": trainer.current_epoch + 1, **scores})
+        self.confusion = state_dict["confusion"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the watch."""
+        """Starts the watch; tells TensorBoard what a run that was cut off may not have told it."""
         self.seconds = -time.perf_counter()
+        if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
+            # Lightning's own handler talks to the other processes in the middle of whatever they are at.
+            signal.signal(signal.SIGTERM, _interrupt)
+        if self.history:
+            scores = _as_logged(self.history[-1])
+            step = int(scores.pop("step"))
+            for logger in tensorboard(trainer):
+                logger.log_metrics(scores, step)
+                if self.confusion is not None:
+                    self._show_validation(logger, trainer, self.confusion, step + 1)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes every number that a step draws a function of seed, process and epoch, so that none must be saved."""
+        if seed := os.environ.get("PL_GLOBAL_SEED"):  # from `seed_everything`
+            place = (int(seed), trainer.global_rank, trainer.current_epoch)
+            numbers = np.random.SeedSequence(place).generate_state(3).tolist()
+            torch.manual_seed(numbers[0])
+            np.random.seed(numbers[1])
+            random.seed(numbers[2])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the epoch's scores, and writes all so far, before the epoch's checkpoint is."""
+        model = classifier(trainer)
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        trained = model.train_scores.compute()  # the model logs these after its callbacks' turn
+        scores |= {f"train/{name}": trained[name].item() for name in ("loss", "accuracy")}
+        scores["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        _check_that_it_learns(trainer, scores)
+        self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step - 1, **scores})
+        for logger in tensorboard(trainer):
+            rows = [[row.get(column, "") for column in COLUMNS] for row in map(_as_logged, self.history)]
+            reports.write_csv(Path(logger.log_dir) / "metrics.csv", [COLUMNS, *rows])
+            logger.experiment.flush()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops it."""
+        """Stops the watch."""
         self.seconds += time.perf_counter()
         self._draw_curves(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves curves of what was trained when a run is interrupted."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.stopped_by = exception.args[0] if exception.args else signal.SIGINT
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
         self._draw_curves(trainer)
 
     def _draw_curves(self, trainer: Trainer) -> None:
@@ -102,11 +150,15 @@ class Scoreboard(Callback):
                     Path(logger.log_dir) / "figures" / "curves.png", figures.curves_figure(self.history)
                 )
 
+    def _show_validation(self, logger: TensorBoardLogger, trainer: Trainer, confusion: Tensor, step: int) -> None:
+        accuracy = confusion.trace() / confusion.sum()
+        show_confusion(logger, "val", {"accuracy": accuracy, "confusion": confusion}, classifier(trainer), step)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a confusion matrix to TensorBoard's images."""
+        self.confusion = classifier(trainer).val_scores.compute()["confusion"].cpu()
         for logger in tensorboard(trainer):
-            model = classifier(trainer)
-            show_confusion(logger, "val", model.val_scores.compute(), model, trainer.global_step)
+            self._show_validation(logger, trainer, self.confusion, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives TensorBoard's hparams page the scores of the best checkpoint."""
@@ -116,6 +168,34 @@ class Scoreboard(Callback):
             for logger in tensorboard(trainer):
                 options = {name: value for name, value in logger.hparams.items() if name not in WITHOUT_EFFECT}
                 logger.log_hyperparams(options, scores, step=trainer.global_step)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(signal_number)
+
+
+def _as_logged(row: dict[str, float]) -> dict[str, float]:
+    return {**row, "epoch": row["epoch"] - 1}  # loggers count epochs from 0
+
+
+def _check_that_it_learns(trainer: Trainer, scores: dict[str, float]) -> None:
+    """Ends a run that has learnt nothing, before its state takes the place of a better one."""
+    model = classifier(trainer)
+    guess = math.log(len(model.class_names))  # the loss of a model that knows nothing
+    loss = scores["train/loss"]
+    problem = "" if math.isfinite(loss) else f"its loss is {loss}"
+    if not problem and trainer.global_step >= PATIENCE and "val/loss" in scores:
+        confusion = model.val_scores.compute()["confusion"]
+        taken = confusion.sum(0).nonzero().flatten().tolist()
+        if len(taken) == 1 and int((confusion.sum(1) > 0).sum()) > 1 and scores["val/loss"] > 0.98 * guess:
+            problem = f"it takes every validation image for a {model.class_names[taken[0]]!r}"
+        elif not scores["val/loss"] < 2 * guess:
+            problem = f"its validation loss is {scores['val/loss']:.3g}, and guessing has {guess:.2f}"
+    if problem:
+        raise DivergedError(
+            f"training has failed, for after epoch {trainer.current_epoch + 1} {problem}; lower "
+            f"--model.init_args.learning_rate {model.learning_rate:g}, try {model.learning_rate / 10:.2g}"
+        )
 
 
 class Predictions(Callback):

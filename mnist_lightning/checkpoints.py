@@ -1,6 +1,10 @@
-"""Checkpoints: reading them, and keeping the best."""
+"""Checkpoints: reading them without trust, writing them whole, and keeping the best."""
 
+import contextlib
+import io
+import os
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from mnist_lightning.files import write_atomically
 from mnist_lightning.runs import NEXT_STEP
 
 KINDS = {
@@ -60,13 +67,9 @@ def read(path: Path) -> Checkpoint:
     """Reads a checkpoint of this package, without running any code in it.
 
     Raises:
-        ValueError: The file is damaged, or was not written by this package.
+        ValueError: The file is damaged, would run code, or was not written by this package.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch promises no particular one for what is not a checkpoint
-        raise ValueError(f"checkpoint {path} is damaged, or not a checkpoint at all; {NEXT_STEP}") from error
+    content = _load(path)
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in KINDS.items()):
         raise ValueError(f"checkpoint {path} was not written by mnist_lightning; {NEXT_STEP}")
     return Checkpoint(
@@ -75,11 +78,64 @@ def read(path: Path) -> Checkpoint:
         model_options=content["hyper_parameters"],
         data_options=content["datamodule_hyper_parameters"],
         weights=content["state_dict"],
-        num_epochs=content["epoch"] + 1,
+        num_epochs=content["epoch"] + 1 if content["global_step"] else 0,
         num_steps=content["global_step"],
         recipe=content["callbacks"].get("BestCheckpoint", {}).get("recipe", ""),
         is_resumable="optimizer_states" in content,
     )
+
+
+def _load(path: Path) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch writes checksums, and doesn't look at them
+                raise ValueError(f"{damaged} has another checksum")
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch promises no particular one for what is not a checkpoint
+        problem = "is damaged, or not a checkpoint at all"
+        with contextlib.suppress(Exception):
+            if names := get_unsafe_globals_in_checkpoint(path):
+                problem = f"would run {', '.join(sorted(names))} when it is loaded, and was not loaded"
+        raise ValueError(f"checkpoint {path} {problem}; {NEXT_STEP}") from error
+
+
+class DurableIO(CheckpointIO):
+    """Writes checkpoints beside their target and to the disk, before they take its place.
+
+    Lightning's own way goes through the system's temporary folder and trusts that the disk will have it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Writes a checkpoint; until it is whole, the earlier one stays.
+
+        Raises:
+            OSError: The disk is full, or the folder can't be written.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomically(Path(path), buffer.getbuffer())
+        except OSError as error:
+            problem = error.strerror or str(error)
+            raise OSError(f"checkpoint {path} can't be written ({problem}); the one before it is whole") from error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads a checkpoint, without running any code in it.
+
+        Raises:
+            ValueError: The file is damaged, or would run code.
+        """
+        content: dict[str, Any] = _load(Path(path))
+        return content
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Removes a checkpoint."""
+        Path(path).unlink(missing_ok=True)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -102,6 +158,17 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self.best_loss = float("inf")
         self.recipe = recipe
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds its folder, where a resumed run has checkpoints already."""
+        with warnings.catch_warnings(action="ignore"):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what a run begins with, so that it can go on from there however soon it ends."""
+        super().on_train_start(trainer, pl_module)
+        if not trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the epoch as the last one, too; Lightning does so for the best ones alone."""

@@ -27,7 +27,7 @@ from mnist_lightning import figures, images, reports, sources
 from mnist_lightning.arguments import CLI
 from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
-from mnist_lightning.errors import needs_extra, one_line_errors
+from mnist_lightning.errors import DivergedError, in_one_line, needs_extra, one_line_errors
 from mnist_lightning.images import Digit
 from mnist_lightning.models import check_range
 
@@ -37,6 +37,8 @@ console = Console()
 def fit(flags: Sequence[str]) -> None:
     """Trains a classifier; ends with its validation scores, the run's folder and the next commands."""
     cli = _prepare("fit", flags)
+    if cli.notice:
+        _say(cli.trainer, cli.notice)
     if cli.is_finished:
         _say(cli.trainer, f"{cli.ckpt_path} has all its epochs; nothing is left to train")
         return
@@ -47,7 +49,23 @@ def fit(flags: Sequence[str]) -> None:
         f"{type(cli.model).__name__} of {num_parameters:,} parameters on {data.dataset}: "
         f"{len(data.train_indices):,} images to train, {len(data.val_indices):,} to validate",
     )
-    cli.trainer.fit(cli.model, data, ckpt_path=cli.ckpt_path, weights_only=True)
+    if cli.checkpoint:
+        _say(cli.trainer, f"goes on from {cli.ckpt_path}, after {cli.checkpoint.num_epochs} epochs")
+    resume = "python -m mnist_lightning fit --ckpt_path "
+    resume += "last" if run_dir.parent == Path("lightning_logs") else f"{run_dir / 'checkpoints' / 'last.ckpt'}"
+    try:
+        with cli.claims:
+            cli.trainer.fit(cli.model, data, ckpt_path=cli.ckpt_path, weights_only=True)
+    except SystemExit:
+        if not (signal_number := cli.scoreboard.stopped_by):
+            raise
+        _say(cli.trainer, f"stopped     after {len(cli.scoreboard.history)} epochs")
+        _say(cli.trainer, f"goes on     {resume}")
+        raise SystemExit(128 + signal_number) from None
+    except (OSError, DivergedError) as error:
+        if cli.trainer.is_global_zero:
+            print(f"error: {in_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
     best = find_best(cli.trainer)
     if best and best.best_model_score is not None:
         num_images = int(cli.model.val_scores.compute()["confusion"].sum())

@@ -23,6 +23,10 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(line for line in lines if line and not line.startswith(NOISE))
 
 
+class DivergedError(Exception):
+    """Training has learnt nothing, or forgotten all."""
+
+
 @contextlib.contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
     """Turns what is wrong with the input into one line and exit status 2, without a traceback."""

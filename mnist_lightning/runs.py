@@ -1,5 +1,9 @@
 """Run folders: making them, and finding the checkpoints in them. No torch here."""
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PRETRAINED = Path(__file__).parent / "pretrained.ckpt"
@@ -26,6 +30,23 @@ def make_run_dir(logs_dir: Path) -> Path:
             number += 1
         else:
             return path
+
+
+@contextlib.contextmanager
+def claim(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes from training in a run folder; the claim ends with this process, however that ends.
+
+    Raises:
+        ValueError: Another process has it.
+    """
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(f"{run_dir} is being trained by another process; wait for it, or end it") from error
+    finally:
+        os.close(descriptor)
 
 
 def find(ckpt_path: str, logs_dir: Path) -> Path:

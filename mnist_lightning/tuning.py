@@ -251,7 +251,8 @@ class Search:
         try:
             cli = CLI("fit", [*self.flags, *flags, *places], callbacks)
             trial.set_user_attr("run", str(cli.open_run_dir()))
-            cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
+            with cli.claims:
+                cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
         except Exception as error:
             trial.set_user_attr("error", in_one_line(error)[:500])
             self.say(f"trial {trial.number} failed: {in_one_line(error)}")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -289,35 +290,107 @@ def test_the_normalisation_is_the_checkpoints(run: Path, monkeypatch: pytest.Mon
 
 def interrupt(recipe: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains until the third epoch's validation, and no further."""
+    begin = Classifier.on_validation_epoch_start
 
     def fail_in_the_third_epoch(model: Classifier) -> None:
         if model.current_epoch == 2:
             raise RuntimeError("power cut")
+        begin(model)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(Classifier, "on_validation_epoch_start", fail_in_the_third_epoch)
         main(recipe)
 
 
+EMA = "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}]"
+RANDOM = ["--data.augmentation.rotation=10", "--data.augmentation.noise=0.1"]
+
+
+def shown(folder: Path) -> dict[str, list[tuple[int, object]]]:
+    """Returns what TensorBoard shows of a run: steps with scores and images."""
+    found = events(folder)
+    scalars = {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    del scalars["epoch"]  # Lightning writes it twice each time
+    images = {tag: [(e.step, e.encoded_image_string) for e in found.Images(tag)] for tag in found.Tags()["images"]}
+    return {**scalars, **images}
+
+
+def assert_same(first: object, second: object) -> None:
+    """Compares checkpoints to the last bit; times and places may differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        assert first.keys() == second.keys()
+        for name in first.keys() - {"dirpath", "best_model_path", "last_model_path", "kth_best_model_path"}:
+            if name == "best_k_models":
+                assert list(first[name].values()) == list(second[name].values())
+            else:
+                assert_same(first[name], second[name])
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, torch.as_tensor(second))
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--model=CNN", "--model.init_args.dropout=0.2"], [*MLP, f"--trainer.callbacks={EMA}"]],
+    ids=["CNN", "MLP"],
+)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
-    recipe = ["fit", *SMALL, "--trainer.max_epochs", "3", "--seed_everything", "5"]
+    recipe = ["fit", *SMALL, *flags, *RANDOM, "--trainer.max_epochs", "4", "--seed_everything", "5"]
     main(recipe)
     interrupt(recipe, monkeypatch)
+    torch.manual_seed(99)  # what a new process begins with
     main(["fit", "--ckpt_path", "last"])
-    whole, resumed = (
-        torch.load(f"lightning_logs/version_{number}/checkpoints/last.ckpt", weights_only=True) for number in (0, 2)
+    whole, resumed = Path("lightning_logs/version_0"), Path("lightning_logs/version_1")
+    assert f"goes on from {resumed}/checkpoints/last.ckpt, after 2 epochs" in capsys.readouterr().out
+    assert not Path("lightning_logs/version_2").exists()
+    assert (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
+    assert len(read_csv(whole / "metrics.csv")) == 4
+    assert shown(whole) == shown(resumed)
+    for name in ("best.ckpt", "last.ckpt"):
+        assert_same(*(torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (whole, resumed)))
+
+
+def test_a_run_that_ended_in_its_first_epoch_goes_on_too(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = ["fit", *SMALL, *MLP, *RANDOM, "--trainer.max_epochs", "2"]
+    main(recipe)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Classifier, "on_validation_epoch_start", MagicMock(side_effect=RuntimeError("power cut")))
+        main(recipe)
+    main(["fit", "--ckpt_path", "last"])
+    whole, resumed = Path("lightning_logs/version_0"), Path("lightning_logs/version_1")
+    assert shown(whole) == shown(resumed)
+    assert_same(*(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, resumed)))
+
+
+def test_a_damaged_last_checkpoint_is_told_and_the_best_takes_its_place(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3"], monkeypatch)
+    last = RUN / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    main(["fit", "--ckpt_path", "last"])
+    output = capsys.readouterr().out
+    assert f"checkpoint {last} is damaged, or not a checkpoint at all; {BEST} takes its place" in output
+    assert len(read_csv(RUN / "metrics.csv")) == 3
+
+
+def test_a_run_folder_is_one_process_s_at_a_time(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3"], monkeypatch)
+    monkeypatch.setattr("mnist_lightning.runs.fcntl.flock", MagicMock(side_effect=BlockingIOError))
+    assert line_of(["fit", "--ckpt_path", "last"], capsys) == (
+        f"error: {RUN} is being trained by another process; wait for it, or end it\n"
     )
-    assert (resumed["epoch"], resumed["global_step"]) == (2, 18)
-    assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
-    best = [
-        state["best_model_score"]
-        for stored in (whole, resumed)
-        for name, state in stored["callbacks"].items()
-        if name.startswith("BestCheckpoint")
-    ]
-    assert best[0] == best[1]
 
 
 def test_a_resumed_run_keeps_its_settings(
@@ -352,7 +425,10 @@ def test_a_stored_recipe_imports_nothing(
     recipe = yaml.safe_load(state["recipe"])
     recipe["trainer"] |= {"callbacks": [{"class_path": "malice.Malice"}], "profiler": "malice.Malice"}
     torch.save({**stored, "callbacks": {"BestCheckpoint": {**state, "recipe": yaml.safe_dump(recipe)}}}, "bad.ckpt")
-    main(["fit", "--ckpt_path", "bad.ckpt"])
+    assert line_of(["fit", "--ckpt_path", "bad.ckpt"], capsys) == (
+        "error: bad.ckpt was trained with malice.Malice, and nothing is imported because a file says so; "
+        "give the run's own config.yaml with --config\n"
+    )
     assert not Path("harm").exists()
     main(["fit", *SMALL, "--trainer.callbacks+", "malice.Malice", "--trainer.fast_dev_run", "true"])
     assert Path("harm").exists()  # what the command line names is imported
