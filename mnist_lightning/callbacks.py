@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from mnist_lightning import figures, reports
+from mnist_lightning import figures, reports, runs
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import DivergedError
 from mnist_lightning.models import Classifier
@@ -94,11 +94,20 @@ class Scoreboard(Callback):
         self.confusion = state_dict["confusion"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the watch; tells TensorBoard what a run that was cut off may not have told it."""
+        """Starts the watch, records on what, and tells TensorBoard what a run that was cut off may not have told it."""
         self.seconds = -time.perf_counter()
         if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
             # Lightning's own handler talks to the other processes in the middle of whatever they are at.
             signal.signal(signal.SIGTERM, _interrupt)
+        for logger in tensorboard(trainer):
+            runs.record_start(
+                Path(logger.log_dir),
+                seed=os.environ.get("PL_GLOBAL_SEED"),
+                device=str(trainer.strategy.root_device),
+                processes=trainer.world_size,
+                threads=torch.get_num_threads(),
+                processor=torch.backends.cpu.get_cpu_capability(),
+            )
         if self.history:
             scores = _as_logged(self.history[-1])
             step = int(scores.pop("step"))

@@ -1,11 +1,14 @@
 """The commands, each a function of its flags."""
 
 import atexit
+import contextlib
 import hashlib
 import itertools
 import logging
 import os
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,21 +54,7 @@ def fit(flags: Sequence[str]) -> None:
     )
     if cli.checkpoint:
         _say(cli.trainer, f"goes on from {cli.ckpt_path}, after {cli.checkpoint.num_epochs} epochs")
-    resume = "python -m mnist_lightning fit --ckpt_path "
-    resume += "last" if run_dir.parent == Path("lightning_logs") else f"{run_dir / 'checkpoints' / 'last.ckpt'}"
-    try:
-        with cli.claims:
-            cli.trainer.fit(cli.model, data, ckpt_path=cli.ckpt_path, weights_only=True)
-    except SystemExit:
-        if not (signal_number := cli.scoreboard.stopped_by):
-            raise
-        _say(cli.trainer, f"stopped     after {len(cli.scoreboard.history)} epochs")
-        _say(cli.trainer, f"goes on     {resume}")
-        raise SystemExit(128 + signal_number) from None
-    except (OSError, DivergedError) as error:
-        if cli.trainer.is_global_zero:
-            print(f"error: {in_one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
+    _train(cli, run_dir)
     best = find_best(cli.trainer)
     if best and best.best_model_score is not None:
         num_images = int(cli.model.val_scores.compute()["confusion"].sum())
@@ -75,6 +64,54 @@ def fit(flags: Sequence[str]) -> None:
         _say(cli.trainer, f"run folder  {run_dir}")
         _say(cli.trainer, f"next        python -m mnist_lightning test{flag}")
         _say(cli.trainer, f"            tensorboard --logdir {run_dir.parent}")
+
+
+def _train(cli: CLI, run_dir: Path) -> None:
+    """Runs the trainer; what ends it before its time is told in a line, with the way to go on."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    resume = f"python -m mnist_lightning fit --ckpt_path {'last' if run_dir.parent == Path('lightning_logs') else path}"
+    try:
+        with cli.claims:
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    except SystemExit:
+        if not (signal_number := cli.scoreboard.stopped_by):
+            raise
+        _say(cli.trainer, f"stopped     after {len(cli.scoreboard.history)} epochs")
+        if path.exists():
+            _say(cli.trainer, f"goes on     {resume}")
+        raise SystemExit(128 + signal_number) from None
+    except (OSError, DivergedError) as error:
+        if cli.trainer.is_global_zero:
+            print(f"error: {in_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError:
+        if not (problem := _find_dead(_workers(cli.trainer))):
+            raise
+        print(f"error: {problem}; go on with {resume}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        for worker in _workers(cli.trainer):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(10)  # they end with this one
+            worker.kill()
+            worker.wait()
+
+
+def _workers(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
+    """Returns the other processes of this machine that Lightning started for this one."""
+    return list(getattr(trainer.strategy.launcher, "procs", ()))
+
+
+def _find_dead(workers: Sequence[subprocess.Popen[bytes]]) -> str:
+    """Says which worker ended by itself, if one did: then this process's error is only its echo."""
+    end = time.monotonic() + 3
+    while workers and time.monotonic() < end:
+        for number, worker in enumerate(workers, 1):
+            if status := worker.poll():
+                how = f"was killed by signal {-status}" if status < 0 else "failed with the error above"
+                return f"process {number} of {len(workers)} beside this one {how}"
+        time.sleep(0.1)
+    return ""
 
 
 def validate(flags: Sequence[str]) -> None:

@@ -1,10 +1,18 @@
 """Run folders: making them, and finding the checkpoints in them. No torch here."""
 
 import contextlib
+import datetime
 import fcntl
+import json
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+
+from mnist_lightning.files import write_atomically
 
 PRETRAINED = Path(__file__).parent / "pretrained.ckpt"
 """The weights that come with the package."""
@@ -47,6 +55,30 @@ def claim(run_dir: Path) -> Iterator[None]:
         raise ValueError(f"{run_dir} is being trained by another process; wait for it, or end it") from error
     finally:
         os.close(descriptor)
+
+
+def record_start(run_dir: Path, **details: object) -> None:
+    """Adds to a run folder's `environment.json` what it takes to repeat the run.
+
+    Args:
+        run_dir: The folder; a resumed run has an entry for each start.
+        details: What else decides how numbers come out, such as threads, device and seed.
+    """
+    path = run_dir / "environment.json"
+    git = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    with contextlib.suppress(OSError):
+        found = subprocess.run(git, capture_output=True, text=True)
+        details["git"] = found.stdout.strip() or None  # of the folder that the command was given in
+    start = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": {package: version(package) for package in ("mnist_lightning", "torch", "lightning", "numpy")},
+        **details,
+    }
+    starts = json.loads(path.read_text()) if path.exists() else []
+    write_atomically(path, json.dumps([*starts, start], indent=2) + "\n")
 
 
 def find(ckpt_path: str, logs_dir: Path) -> Path:

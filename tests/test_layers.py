@@ -8,8 +8,9 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "runs", "images", "metrics", "augment", "figures", "exported"},
-    {"sources", "models", "reports", "checkpoints", "server"},
+    {"errors", "files", "images", "metrics", "augment", "figures", "exported"},
+    {"runs", "sources", "models", "reports", "server"},
+    {"checkpoints"},
     {"data", "callbacks", "ensemble", "export"},
     {"arguments"},
     {"tuning"},

@@ -1,0 +1,215 @@
+"""What befalls real runs: signals, dead workers, full disks, divergence. Each is done, not imitated."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_lightning.__main__ import main
+from mnist_lightning.models import Classifier
+from tests.conftest import MLP, RUN, SMALL
+
+FIT = [sys.executable, "-m", "mnist_lightning", "fit", "--model=MLP", "--trainer.max_epochs=200"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=30"]
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+LAST = RUN / "checkpoints" / "last.ckpt"
+
+
+def start(flags: list[str], **variables: str) -> subprocess.Popen[str]:
+    """Starts a long run in a session of its own, and waits for its first whole epoch."""
+    process = subprocess.Popen(
+        flags,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **variables},
+        start_new_session=True,
+    )
+    end = time.monotonic() + 90
+    best = LAST.with_name("best.ckpt")  # which is written before the epoch's last.ckpt
+    while not (best.exists() and best.stat().st_mtime < LAST.stat().st_mtime):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Waits until a run has ended, for a minute at most, and returns what it said; no process is left."""
+    try:
+        output = process.communicate(timeout=60)[0]
+    finally:
+        left = subprocess.run(["pgrep", "--session", str(process.pid)], capture_output=True, text=True).stdout
+        for number in left.split():
+            os.kill(int(number), signal.SIGKILL)
+    assert left == ""
+    return output
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    listed = subprocess.run(["pgrep", "--parent", str(process.pid)], capture_output=True, text=True).stdout
+    return [int(number) for number in listed.split()]
+
+
+@pytest.mark.parametrize("flags", [[], TWO], ids=["one process", "two"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_in_order(number: signal.Signals, flags: list[str]) -> None:
+    process = start([*FIT, *QUIET, *flags])
+    process.send_signal(number)
+    begin = time.monotonic()
+    output = finish(process)
+    assert time.monotonic() - begin < 30
+    assert process.returncode == 128 + number
+    assert "goes on     python -m mnist_lightning fit --ckpt_path last" in output
+    assert "Traceback" not in output
+    assert torch.load(LAST, weights_only=True)["global_step"] > 0
+    assert (RUN / "figures" / "curves.png").exists()
+
+
+def test_a_second_ctrl_c_ends_it_at_once() -> None:
+    process = start([*FIT, *QUIET])
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert "Traceback" not in finish(process)
+    torch.load(LAST, weights_only=True)
+
+
+def test_a_killed_worker_takes_the_run_down() -> None:
+    process = start([*FIT, *QUIET, *TWO])
+    (worker,) = children(process)
+    os.kill(worker, signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 1
+    assert "error: process 1 of 1 beside this one was killed by signal 9; go on with python -m" in output
+    assert "Traceback" not in output
+
+
+def test_a_worker_s_own_error_stands_on_top() -> None:
+    Path("mine.py").write_text(
+        "from mnist_lightning.__main__ import main\n"
+        "from mnist_lightning.models import MLP\n"
+        "class Bad(MLP):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        if self.global_rank and self.current_epoch == 2:\n"
+        "            raise ZeroDivisionError('my own mistake')\n"
+        "        return super().training_step(batch, batch_idx)\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    flags = ["--model=mine.Bad", "--trainer.max_epochs=200"]
+    process = start([sys.executable, "mine.py", "fit", *flags, *QUIET, *TWO])
+    output = finish(process)
+    assert process.returncode == 1
+    assert "ZeroDivisionError: my own mistake" in output
+    assert "error: process 1 of 1 beside this one failed with the error above; go on with" in output
+    assert "gloo" not in output
+
+
+def test_two_machines_train_as_two_processes_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # torchrun leaves a machine's one process all of its cores
+    recipe = ["--model=MLP", "--trainer.max_epochs=1", "--trainer.strategy=ddp", *QUIET]
+    subprocess.run([*FIT[:4], *recipe, "--trainer.devices=2"], check=True, capture_output=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    place = ["--master_addr=127.0.0.1", "--master_port=29531"]
+    fit = ["-m", "mnist_lightning", "fit", *recipe, "--trainer.devices=1", "--trainer.num_nodes=2"]
+    machines = [
+        subprocess.Popen(
+            [*torchrun, f"--node_rank={rank}", *place, *fit],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [machine.communicate(timeout=100)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    one, two = (torch.load(f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (0, 1))
+    assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+
+
+def line_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as error:
+        main(flags)
+    assert error.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_and_the_earlier_checkpoint_stays(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fsync, count = os.fsync, 0
+
+    def full_after_a_while(descriptor: int) -> None:
+        nonlocal count
+        count += LAST.exists()
+        if count > 12:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_after_a_while)
+        line = line_of(["fit", *SMALL, *MLP, "--trainer.max_epochs", "9"], capsys)
+    assert line.startswith("error: ")
+    assert "No space left on device" in line
+    assert line.count("\n") == 1
+    assert torch.load(LAST, weights_only=True)["epoch"] < 8
+    assert sorted(path.name for path in LAST.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize(("rate", "told"), [("1e6", "training has failed, for after epoch 1 its "), ("1e30", "nan")])
+def test_diverged_training_stops_and_keeps_what_was_good(
+    tiny: Path, capsys: pytest.CaptureFixture[str], rate: str, told: str
+) -> None:
+    many = ["--data.batch_size", "3", "--model.init_args.dropout", "0"]
+    line = line_of(["fit", *SMALL, *MLP, *many, f"--model.init_args.learning_rate={rate}"], capsys)
+    assert told in line
+    assert f"lower --model.init_args.learning_rate {float(rate):g}, try {float(rate) / 10:.2g}\n" in line
+    assert torch.load(LAST, weights_only=True)["global_step"] == 0  # what it began with
+    assert not (RUN / "checkpoints" / "best.ckpt").exists()
+
+
+class Blind(nn.Module):
+    """Sees nothing."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 0 * images
+
+
+class Constant(Classifier):
+    """Can learn how common a class is, and no more."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = nn.Sequential(Blind(), nn.Flatten(), nn.Linear(784, 10))
+
+
+def test_a_model_that_knows_one_class_stops(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mnist_lightning.callbacks.PATIENCE", 3)
+    line = line_of(
+        ["fit", *SMALL, "--model", "tests.test_faults.Constant", "--model.init_args.learning_rate=1e-9"], capsys
+    )
+    assert re.search("after epoch 1 it takes every validation image for a '[0-9]'; lower --model.init_args.lea", line)
+
+
+def test_a_run_records_what_repeats_it(run: Path) -> None:
+    (start,) = json.loads((run / "environment.json").read_text())
+    assert start["seed"] == "0"
+    assert start["threads"] == torch.get_num_threads()
+    assert start["versions"]["torch"] == version("torch")
+    assert (start["device"], start["processes"], start["git"]) == ("cpu", 1, None)
+    assert start["command"] == ["mnist_lightning"]
