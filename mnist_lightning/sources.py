@@ -3,14 +3,14 @@
 import contextlib
 import csv
 import gzip
-import hashlib
-import socket
+import io
+import itertools
+import math
 import string
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_lightning import downloads
 from mnist_lightning.files import write_atomically
 
+UNPACKED_LEAST = 1 << 26
+"""Bytes that any file may unpack to."""
+LARGEST_RATIO = 100
+"""How much smaller than that images may be packed; MNIST's are five times, emptiness a thousand times."""
 Split = Literal["train", "test"]
 Content = bytes | memoryview
 """A file's content: in memory, or mapped so that only what is used takes memory, and once for all processes."""
@@ -28,8 +33,6 @@ PACKAGE_DIR = Path(__file__).parent
 BUNDLED_DIR = PACKAGE_DIR / "mnist"
 DISPUTED = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
 """MNIST's test images whose labels are disputed. Source: Northcutt et al. 2021 (arXiv:2103.14749)."""
-TIMEOUT_S = 30.0
-"""Longest silence of a mirror; torchvision's downloads have no limit of their own."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,8 @@ class Source:
         mean: Mean of the training pixels, in [0, 1].
         std: Their standard deviation.
         homepage: Where the dataset is described and licensed.
-        torchvision_class: Name of its folder, and of the class in `torchvision.datasets` that downloads it, if any.
+        torchvision_class: Name of its folder, and of the class in `torchvision.datasets` with its addresses, if any.
         files: Images and labels of each split.
-        options: Arguments of the torchvision class for each split.
         num_test_images: How many of the test images, from the first on, are the official ones; `None`: all.
         transposed: Whether images are stored column by column.
         is_bundled: Whether the files come with the package.
@@ -64,7 +66,6 @@ class Source:
     homepage: str
     torchvision_class: str
     files: dict[Split, tuple[File, ...]]
-    options: dict[Split, dict[str, Any]] = field(default_factory=lambda: {"train": {}, "test": {}})
     num_test_images: int | None = None
     transposed: bool = False
     is_bundled: bool = False
@@ -78,10 +79,9 @@ def _files(dataset: str) -> dict[Split, tuple[File, ...]]:
 
 
 def _emnist(split: str, class_names: str, mean: float, std: float) -> Source:
-    options: dict[Split, dict[str, Any]] = {"train": {"split": split}, "test": {"split": split}}
     homepage = "https://www.nist.gov/itl/products-and-services/emnist-dataset"
     files = _files(f"EMNIST{split.capitalize()}")
-    return Source(tuple(class_names), mean, std, homepage, "EMNIST", files, options, transposed=True)
+    return Source(tuple(class_names), mean, std, homepage, "EMNIST", files, transposed=True)
 
 
 DIGITS = tuple(string.digits)
@@ -101,7 +101,7 @@ SOURCES = {
     ),
     "QMNIST": Source(
         DIGITS, 0.1307, 0.3081, "https://github.com/facebookresearch/qmnist", "QMNIST", _files("QMNIST"),
-        {"train": {"what": "train"}, "test": {"what": "test10k"}}, num_test_images=10_000,
+        num_test_images=10_000,
     ),
     "EMNISTDigits": _emnist("digits", string.digits, 0.1733, 0.3317),
     "EMNISTBalanced": _emnist("balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332),
@@ -178,50 +178,47 @@ def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[Content
                 yield np.memmap(path, np.uint8, mode="c").data, None  # private: what is written to it stays in memory
                 continue
             if path.name == "gzip.zip":  # EMNIST's download: the files of all its splits
-                with zipfile.ZipFile(path) as archive:
+                with zipfile.ZipFile(path) as archive:  # read by name, so that no path in it leads anywhere
                     packed = archive.read(f"gzip/{file.name}.gz")
             else:
                 packed = path.read_bytes()
-            yield gzip.decompress(packed), packed
+            yield _unpack(packed), packed
+
+
+def _unpack(packed: bytes) -> bytes:
+    """Unpacks no more than the IDX header in it promises, and no promise that images can't keep."""
+    with gzip.open(io.BytesIO(packed)) as stream:
+        _, _, size = _parse_header(head := stream.read(4 + 4 * 255))
+        if size > UNPACKED_LEAST and size > LARGEST_RATIO * len(packed):
+            raise ValueError(f"{size:,} bytes are said to be in {len(packed):,}")
+        return head + stream.read(max(0, size + 1 - len(head)))
 
 
 def _is_whole(file: File, content: Content, packed: bytes | None) -> bool:
     if not (file.unpacked or file.packed):
         return True  # nobody published a checksum of a user's own dataset
-    return _matches(content, file.unpacked) or (packed is not None and _matches(packed, file.packed))
-
-
-def _matches(content: Content, checksum: str) -> bool:
-    algorithm, _, digest = checksum.partition(":")
-    return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
+    return downloads.matches(content, file.unpacked) or (packed is not None and downloads.matches(packed, file.packed))
 
 
 def _download(source: Source, split: Split, raw_dir: Path) -> None:
-    """Lets torchvision download a split into a folder of its own, and moves the packed files into place."""
+    """Fetches what a split lacks, packed, from where torchvision would."""
     from torchvision import datasets  # takes seconds to import, and most runs download nothing
 
-    names = ", ".join(file.name for file in source.files[split] if _read(source, file, raw_dir) is None)
+    missing = [file for file in source.files[split] if _read(source, file, raw_dir) is None]
+    names = ", ".join(file.name for file in missing)
     dataset_class = getattr(datasets, source.torchvision_class, None)
     if dataset_class is None:
         raise OSError(f"no good copy of {names} in {raw_dir}; put the files there, packed or unpacked")
-    with contextlib.ExitStack() as stack:
-        missing = [folder for folder in (raw_dir, *raw_dir.parents) if not folder.exists()]
-        raw_dir.mkdir(parents=True, exist_ok=True)
-        stack.callback(_remove_if_empty, missing)
-        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=raw_dir, prefix=".download-")))
-        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
-        socket.setdefaulttimeout(TIMEOUT_S)
-        try:
-            dataset_class(temporary, train=split == "train", download=True, **source.options[split])
-        except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise OSError(
-                f"no good copy of {names} in {raw_dir}, and downloading from "
-                f"{', '.join(_addresses(dataset_class, split))} failed ({' '.join(str(error).split())}); "
-                "put the files there, packed or unpacked, or name their folder's parent with --data.data_dir"
-            ) from error
-        for path in temporary.rglob("*"):
-            if path.suffix in (".gz", ".zip"):
-                path.replace(raw_dir / path.name)
+    made = [folder for folder in (raw_dir, *raw_dir.parents) if not folder.exists()]
+    try:
+        for urls, name, checksum in _addresses(dataset_class, missing):
+            downloads.fetch(urls, raw_dir / name, checksum)
+    except OSError as error:
+        _remove_if_empty(made)
+        raise OSError(
+            f"no good copy of {names} in {raw_dir}, and downloading failed ({' '.join(str(error).split())}); "
+            "put the files there, packed or unpacked, or name their folder's parent with --data.data_dir"
+        ) from error
 
 
 def _remove_if_empty(folders: list[Path]) -> None:
@@ -230,13 +227,21 @@ def _remove_if_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _addresses(dataset_class: Any, split: Split) -> list[str]:
-    """Returns where a torchvision class downloads from; each family of classes keeps that elsewhere."""
-    if hasattr(dataset_class, "url"):
-        return [dataset_class.url]
-    if isinstance(dataset_class.resources, dict):
-        return [url for url, _ in dataset_class.resources[split]]
-    return list(dataset_class.mirrors)
+def _addresses(dataset_class: Any, files: Sequence[File]) -> Iterator[tuple[list[str], str, str]]:
+    """Yields addresses, name and checksum of each download; each family of torchvision's classes keeps them elsewhere.
+
+    torchvision's own download has no limits of time, and gives up when one mirror's file is wrong.
+    """
+    if hasattr(dataset_class, "url"):  # all in one archive
+        yield [dataset_class.url], Path(dataset_class.url).name, f"md5:{dataset_class.md5}"
+        return
+    for file in files:
+        name = f"{file.name}.gz"
+        if isinstance(dataset_class.resources, dict):
+            pairs = itertools.chain(*dataset_class.resources.values())
+            yield [url for url, _ in pairs if url.endswith(f"/{name}")], name, file.packed
+        else:
+            yield [f"{mirror.rstrip('/')}/{name}" for mirror in dataset_class.mirrors], name, file.packed
 
 
 def _parse_idx(content: Content, path: Path) -> Tensor:
@@ -244,12 +249,22 @@ def _parse_idx(content: Content, path: Path) -> Tensor:
 
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
-    dtypes: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
-    magic = bytes(content[:4])
-    dtype = dtypes.get(magic[2]) if len(magic) == 4 and magic.startswith(b"\0\0") else None
-    start = 4 + 4 * magic[3] if dtype else 0
-    shape = np.frombuffer(bytes(content[4:start]), ">u4").astype(np.int64)
-    if dtype is None or len(content) - start != shape.prod() * dtype.itemsize:
-        raise ValueError(f"{path} is not in IDX format, or not all of it is there; replace it by a good copy")
-    numbers = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    try:
+        dtype, shape, size = _parse_header(bytes(content[: 4 + 4 * 255]))
+        if len(content) != size:
+            raise ValueError(f"{size:,} bytes are said to be in it, and {len(content):,} are")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not in IDX format, or not all of it is there ({error}); replace it by a good copy"
+        ) from error
+    numbers = np.frombuffer(content, dtype, offset=4 + 4 * len(shape)).reshape(shape)
     return torch.from_numpy(numbers.astype(dtype.newbyteorder("="), copy=not numbers.flags.writeable))
+
+
+def _parse_header(head: bytes) -> tuple[np.dtype[Any], list[int], int]:
+    """Returns the type of the numbers in an IDX file, its shape, and the size of the whole file in bytes."""
+    dtypes: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in dtypes or len(head) < 4 + 4 * head[3]:
+        raise ValueError(f"it begins with {head[:4].hex(' ')}")
+    shape = np.frombuffer(head, ">u4", count=head[3], offset=4).tolist()
+    return dtypes[head[2]], shape, 4 + 4 * len(shape) + math.prod(shape) * dtypes[head[2]].itemsize

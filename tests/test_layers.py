@@ -8,7 +8,7 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "images", "metrics", "augment", "figures", "exported"},
+    {"errors", "files", "images", "metrics", "augment", "figures", "exported", "downloads"},
     {"runs", "sources", "models", "reports", "server"},
     {"checkpoints"},
     {"data", "callbacks", "ensemble", "export"},

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -163,7 +165,7 @@ class TestDamage:
             load("FashionMNIST", "train", fashion.parent.parent)
         message = str(error.value)
         assert message.startswith(
-            f"no good copy of {name} in {fashion}, and downloading from http://127.0.0.1:1/ failed (Error downloading"
+            f"no good copy of {name} in {fashion}, and downloading failed (http://127.0.0.1:1/{name}.gz: "
         )
         assert message.endswith(
             "put the files there, packed or unpacked, or name their folder's parent with --data.data_dir"
@@ -204,9 +206,9 @@ def test_a_mirror_with_wrong_content_is_told_and_nothing_is_kept(
 ) -> None:
     flip(tmp_path / "mirror" / "train-labels-idx1-ubyte.gz")
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [mirror])
-    with pytest.raises(OSError, match="File not found or corrupted"):
+    with pytest.raises(OSError, match=r"train-labels-idx1-ubyte.gz has another file\); put the files there"):
         load("FashionMNIST", "train", fashion.parent.parent)
-    assert not fashion.parent.parent.exists()
+    assert [path.name for path in fashion.iterdir()] == ["train-images-idx3-ubyte.gz"]  # which is right
 
 
 CHILD = """
@@ -285,6 +287,30 @@ def test_files_without_checksums_must_at_least_fit(tiny: Path, images: bytes, la
     (tiny / "Tiny" / "raw" / "train-labels").write_bytes(labels)
     with pytest.raises(ValueError, match=reason):
         load("Tiny", "train", tiny)
+
+
+@pytest.mark.parametrize("size", [10**12, 10**8])
+def test_a_bomb_is_not_unpacked(tiny: Path, size: int) -> None:
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, size // 784, 28, 28)
+    packed = gzip.compress(header + bytes(10**7))
+    (tiny / "Tiny" / "raw" / "train-images.gz").write_bytes(packed)
+    tracemalloc.start()
+    with pytest.raises(OSError, match="no good copy of train-images in"):
+        load("Tiny", "train", tiny)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_names_in_an_archive_lead_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    raw_dir = tmp_path / "data" / "EMNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    with zipfile.ZipFile(raw_dir / "gzip.zip", "w") as archive:
+        archive.writestr("../../../harm", b"harm")
+        archive.writestr("gzip/../../harm.gz", b"harm")
+    monkeypatch.setattr(datasets.EMNIST, "url", "http://127.0.0.1:1/gzip.zip")
+    with pytest.raises(OSError, match="no good copy of emnist-digits-test-images-idx3-ubyte"):
+        load("EMNISTDigits", "test", tmp_path / "data")
+    assert not list(tmp_path.rglob("harm*"))
 
 
 def test_a_dataset_that_nobody_serves_is_told(tiny: Path, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Downloads: what is stored is right or not there, whatever the mirrors do."""
+
+import fcntl
+import hashlib
+import http.client
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+TIMEOUT_S = 30.0
+"""Longest silence of a mirror, in seconds, and how long it may be slower than `SLOWEST`."""
+SLOWEST = 10_000
+"""Bytes a second below which a mirror is given up."""
+LARGEST = 1 << 30
+"""Bytes of the largest download; EMNIST's is 562 MB."""
+CHUNK = 1 << 16
+
+
+def matches(content: bytes | memoryview, checksum: str) -> bool:
+    """Tells whether content has a checksum, written as `algorithm:hex digest`."""
+    algorithm, _, digest = checksum.partition(":")
+    return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
+
+
+def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
+    """Downloads a file from the first address that gives the right one.
+
+    What a mirror left unfinished stays beside the target, and the next one goes on from there if it can.
+
+    Args:
+        urls: Where the file may be had, the best first.
+        path: Where it goes.
+        checksum: `algorithm:hex digest`.
+
+    Raises:
+        OSError: No address gave the right file; each one's reason is told.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    problems = []
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with _one_at_a_time(path.parent), Progress(*columns, transient=True) as progress:
+        if path.exists() and matches(path.read_bytes(), checksum):
+            return  # another process was faster
+        for url in urls:
+            task = progress.add_task(path.name, total=None)
+            try:
+                began_before = part.exists()
+                _fetch_one(url, part, progress, task)
+                if began_before and not matches(part.read_bytes(), checksum):
+                    part.unlink()  # another mirror's beginning may be to blame
+                    _fetch_one(url, part, progress, task)
+                if matches(part.read_bytes(), checksum):
+                    part.replace(path)
+                    return
+                part.unlink()
+                problems.append(f"{url} has another file")
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                problems.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
+            finally:
+                progress.remove_task(task)
+    raise OSError("; ".join(problems))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _fetch_one(url: str, part: Path, progress: Progress, task: TaskID) -> None:
+    """Adds to the part what is missing of it, or begins anew where the server can't do that."""
+    size = part.stat().st_size if part.exists() else 0
+    request = Request(url, headers={"User-Agent": "mnist_lightning", **({"Range": f"bytes={size}-"} if size else {})})
+    try:
+        response = urlopen(request, timeout=TIMEOUT_S)
+    except HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return  # nothing is missing
+    with response, part.open("ab") as stream:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            stream.truncate(0)
+            size = 0
+        length = response.headers.get("Content-Length")
+        expected = size + int(length) if length else None
+        progress.update(task, total=expected, completed=size)
+        received, begin = 0, time.monotonic()
+        while chunk := response.read1(CHUNK):
+            stream.write(chunk)
+            received += len(chunk)
+            progress.update(task, advance=len(chunk))
+            seconds = time.monotonic() - begin
+            if seconds > TIMEOUT_S and received < SLOWEST * seconds:
+                raise TimeoutError(f"only {received / seconds:.0f} bytes a second")
+            if size + received > LARGEST:
+                raise ValueError(f"more than {LARGEST:,} bytes")
+    if expected and size + received < expected:
+        raise ConnectionError(f"cut off after {size + received:,} of {expected:,} bytes")
