@@ -18,7 +18,7 @@ from mnist_lightning import checkpoints, runs
 from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.ensemble import Ensemble
-from mnist_lightning.files import write_atomically
+from mnist_lightning.files import parse_settings, read_settings, write_atomically
 from mnist_lightning.models import Classifier, class_path, known_classes
 
 KEPT = (
@@ -132,6 +132,9 @@ class CLI(LightningCLI):
                     f"--model.init_args.{name} is taken from the data; see the flags that begin with --data"
                 )
         args = _with_lists(_recipes_first(args))
+        for path in (arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")):
+            if Path(path).is_file():
+                read_settings(Path(path))  # or what parses flags would run out of memory on some
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.add_argument("--ckpt_path", nargs="?")
         scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
@@ -359,9 +362,10 @@ def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Chec
 
 def _without_classes(recipe: str) -> str:
     """Leaves out of a stored recipe what may name a class: nothing is imported because a file says so."""
-    settings = yaml.safe_load(recipe)
+    settings = parse_settings(recipe, "the checkpoint's recipe")
+    if not isinstance(settings, dict) or not isinstance(trainer := settings.get("trainer", {}), dict):
+        raise ValueError("the checkpoint's recipe is none")
     settings.pop("model", None)  # known classes have become the default already
-    trainer = settings.get("trainer", {})
     settings["trainer"] = {name: value for name, value in trainer.items() if _is_plain(value)}
     settings["trainer"]["callbacks"] = [
         callback

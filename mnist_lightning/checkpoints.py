@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pickle
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -86,17 +87,17 @@ def read(path: Path) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
+    problem = "is damaged, or not a checkpoint at all"
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch writes checksums, and doesn't look at them
                 raise ValueError(f"{damaged} has another checksum")
+        with contextlib.suppress(pickle.UnpicklingError):
+            if names := get_unsafe_globals_in_checkpoint(path):
+                problem = f"would run {', '.join(sorted(names))} when it is loaded, and was not loaded"
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch promises no particular one for what is not a checkpoint
-        problem = "is damaged, or not a checkpoint at all"
-        with contextlib.suppress(Exception):
-            if names := get_unsafe_globals_in_checkpoint(path):
-                problem = f"would run {', '.join(sorted(names))} when it is loaded, and was not loaded"
         raise ValueError(f"checkpoint {path} {problem}; {NEXT_STEP}") from error
 
 

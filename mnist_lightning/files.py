@@ -1,8 +1,56 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and settings that a reader survives."""
 
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+LARGEST_SETTINGS = 100_000
+"""Characters of a recipe or space."""
+DEEPEST_SETTINGS = 20
+"""How deep mappings and lists may lie in each other."""
+MOST_ALIASES = 20
+"""A few lines of nested aliases can stand for more than fits in memory."""
+
+
+def read_settings(path: Path) -> Any:
+    """Reads a YAML file as `parse_settings` does.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is no YAML that settings could be.
+    """
+    try:
+        return parse_settings(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text") from error
+
+
+def parse_settings(text: str, name: object) -> Any:
+    """Parses YAML from anybody.
+
+    Args:
+        text: The YAML.
+        name: What to call it in errors.
+
+    Raises:
+        ValueError: It is no YAML, or larger, deeper or more entangled than settings are.
+    """
+    depth = aliases = 0
+    if len(text) > LARGEST_SETTINGS:
+        raise ValueError(f"{name} has {len(text):,} characters; settings have {LARGEST_SETTINGS:,} at most")
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            aliases += isinstance(event, yaml.AliasEvent)
+            if depth > DEEPEST_SETTINGS or aliases > MOST_ALIASES:
+                limit = f"{DEEPEST_SETTINGS} levels" if depth > DEEPEST_SETTINGS else f"{MOST_ALIASES} aliases"
+                raise ValueError(f"{name} has more than {limit}, which settings don't need")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import matplotlib
 import optuna
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib import pyplot
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -26,7 +25,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from mnist_lightning.arguments import CLI
 from mnist_lightning.errors import Parser, in_one_line
-from mnist_lightning.files import write_atomically
+from mnist_lightning.files import read_settings, write_atomically
 from mnist_lightning.models import check_range
 from mnist_lightning.reports import write_csv, write_figure
 
@@ -75,7 +74,7 @@ def read_space(path: Path) -> list[Parameter]:
         ValueError: An entry is none of these, or a range has nothing in it.
         OSError: The file can't be read.
     """
-    content = yaml.safe_load(path.read_text())
+    content = read_settings(path)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"--space {path} must map flags of fit to ranges, such as data.batch_size: {{choices: [64]}}")
     last_parts = [str(name).rpartition(".")[2] for name in content]

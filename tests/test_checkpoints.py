@@ -2,13 +2,14 @@
 
 import pickle
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from mnist_lightning import checkpoints
-from mnist_lightning.checkpoints import BestCheckpoint
+from mnist_lightning.checkpoints import BestCheckpoint, DurableIO
 
 TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
 
@@ -31,6 +32,52 @@ def test_what_is_not_a_checkpoint_is_told(tmp_path: Path, kind: str) -> None:
         checkpoints.read(path)
     assert str(error.value) == f"checkpoint {path} is damaged, or not a checkpoint at all; {TRAIN_ONE}"
     assert not Path("harm").exists()
+
+
+def test_code_in_a_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": {"class_names": Malice()}}, tmp_path / "bad.ckpt")
+    with pytest.raises(ValueError) as error:
+        checkpoints.read(tmp_path / "bad.ckpt")
+    assert str(error.value).startswith(f"checkpoint {tmp_path / 'bad.ckpt'} would run builtins.getattr, pathlib.Path")
+    assert str(error.value).endswith(f"when it is loaded, and was not loaded; {TRAIN_ONE}")
+    assert not Path("harm").exists()
+    with pytest.raises(ValueError, match="would run"):
+        DurableIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
+    assert not Path("harm").exists()
+
+
+def test_no_flipped_bit_changes_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    content = {"state_dict": {"weight": torch.arange(100.0)}, "epoch": 3, "recipe": "trainer:\n  max_epochs: 5\n"}
+    DurableIO().save_checkpoint(content, path)
+    whole = path.read_bytes()
+    told = 0
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :])
+        try:
+            found = DurableIO().load_checkpoint(path)
+        except ValueError as error:
+            assert "is damaged" in str(error)
+            told += 1
+        else:  # between the files of the archive, where nothing is kept
+            assert torch.equal(found["state_dict"]["weight"], content["state_dict"]["weight"])  # type: ignore[index]
+            assert {name: found[name] for name in ("epoch", "recipe")} == {"epoch": 3, "recipe": content["recipe"]}
+    assert told > len(whole) / 7 / 3
+
+
+def test_the_earlier_checkpoint_stays_when_a_later_one_can_t_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    DurableIO().save_checkpoint({"epoch": 1}, path)
+    monkeypatch.setattr("os.fsync", MagicMock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError) as error:
+        DurableIO().save_checkpoint({"epoch": 2}, path)
+    assert str(error.value) == (
+        f"checkpoint {path} can't be written (No space left on device); the one before it is whole"
+    )
+    assert DurableIO().load_checkpoint(path) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])

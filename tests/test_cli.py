@@ -1,5 +1,6 @@
 """Every command from its flags to its files, on a tiny dataset; and every wrong flag's one line."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -432,6 +433,63 @@ def test_a_stored_recipe_imports_nothing(
     assert not Path("harm").exists()
     main(["fit", *SMALL, "--trainer.callbacks+", "malice.Malice", "--trainer.fast_dev_run", "true"])
     assert Path("harm").exists()  # what the command line names is imported
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("model_class", "malice.Malice"),
+        ("hyper_parameters", {"class_path": "malice.Malice"}),
+        ("hyper_parameters", {"hidden_sizes": {"class_path": "malice.Malice"}}),
+        ("hyper_parameters", {"class_names": {"class_path": "malice.Malice", "init_args": {}}}),
+        ("datamodule_hyper_parameters", {"augmentation": {"class_path": "malice.Malice"}}),
+        ("datamodule_hyper_parameters", {"dataset": "malice.Malice"}),
+    ],
+)
+def test_a_class_that_a_checkpoint_names_is_not_imported(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    value: object,
+) -> None:
+    (tmp_path / "malice.py").write_text("from pathlib import Path\nPath('harm').touch()\nclass Malice: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stored = torch.load(BEST, weights_only=True)
+    torch.save({**stored, place: {**stored[place], **value} if isinstance(value, dict) else value}, "bad.ckpt")
+    assert line_of(["test", "--ckpt_path", "bad.ckpt"], capsys).startswith("error: ")
+    with contextlib.suppress(SystemExit):  # a resumed run takes the data's arguments from the recipe alone
+        main(["fit", "--ckpt_path", "bad.ckpt"])
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "problem"),
+    [
+        ("[" * 20_000, "recipe.yaml has more than 20 levels, which settings don't need"),
+        ("a: " * 50_000, "recipe.yaml has 150,000 characters; settings have 100,000 at most"),
+        (
+            "a: &a [1, 1]\n" + "".join(f"{name}: [{', '.join(['*a'] * 9)}]\n" for name in "bcd"),
+            "recipe.yaml has more than 20 aliases, which settings don't need",
+        ),
+        ("model: !!python/object/apply:os.system [touch harm]", "recipe.yaml is no YAML: could not determine a constr"),
+        ("model: {class_path: os.system, init_args: {command: touch harm}}", 'Parser key "model": Import path os.syst'),
+        ("trainer: {callbacks: [{class_path: os.system}]}", 'Parser key "trainer.callbacks": Import path os.system d'),
+    ],
+    ids=["deep", "huge", "aliases", "tag", "model", "callback"],
+)
+def test_a_hostile_recipe_is_told(recipe: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipe.yaml").write_text(recipe)
+    line = line_of(["fit", "--config", "recipe.yaml"], capsys)
+    assert line.startswith(f"error: {problem}")
+    assert line.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/a.ckpt", "s3://bucket/a.ckpt", "file:///etc/passwd"])
+def test_a_remote_checkpoint_is_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"error: checkpoint {address} is not a file" in line_of(["test", "--ckpt_path", address], capsys)
 
 
 def test_resuming_a_finished_run_does_nothing(capsys: pytest.CaptureFixture[str], run: Path) -> None:
