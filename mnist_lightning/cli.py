@@ -229,9 +229,9 @@ def tune(flags: Sequence[str]) -> None:
         search, timeout_s = tuning.prepare(list(flags), say)
         try:
             search.run(timeout_s)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
             say("stopped; the same command goes on")
-            raise SystemExit(130) from None
+            raise SystemExit(error.code if isinstance(error, SystemExit) else 130) from None
 
 
 def export(flags: Sequence[str]) -> None:

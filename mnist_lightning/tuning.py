@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -252,6 +253,8 @@ class Search:
             trial.set_user_attr("run", str(cli.open_run_dir()))
             with cli.claims:
                 cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
+        except SystemExit:  # Lightning's end of a run that a signal stopped; the trial is repeated when it has been
+            raise SystemExit(128 + (cli.scoreboard.stopped_by or signal.SIGINT)) from None  # silent for long enough
         except Exception as error:
             trial.set_user_attr("error", in_one_line(error)[:500])
             self.say(f"trial {trial.number} failed: {in_one_line(error)}")

@@ -1,5 +1,6 @@
 """What befalls real runs: signals, dead workers, full disks, divergence. Each is done, not imitated."""
 
+import csv
 import json
 import os
 import re
@@ -138,6 +139,31 @@ def test_two_machines_train_as_two_processes_do(monkeypatch: pytest.MonkeyPatch)
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     one, two = (torch.load(f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (0, 1))
     assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+
+
+def test_slurm_s_signal_requeues_the_job_which_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n')
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    job = {f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")}
+    job |= {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "digits", "SLURM_NODELIST": "localhost"}
+    job["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    command = [*FIT, *QUIET, "--trainer.max_epochs=20"]
+    process = start(command, **job)
+    process.send_signal(signal.SIGUSR1)
+    end = time.monotonic() + 30
+    while not Path("requeued").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert Path("requeued").read_text() == "requeue 7\n"
+    process.kill()
+    finish(process)
+    saved = torch.load("hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
+    assert saved > 0
+    again = subprocess.run(command, env={**os.environ, **job}, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    rows = list(csv.DictReader(Path("lightning_logs/version_1/metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == [str(number) for number in range(20)]
+    assert float(rows[-1]["step"]) == 20 * 30 - 1
 
 
 def line_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -4,6 +4,7 @@ import csv
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -229,3 +230,23 @@ def test_two_machines_share_a_search_though_one_is_killed(tune: list[str], tmp_p
     assert again.system_attrs["failed_trial"] == lost[0].number
     for path in tmp_path.rglob("*.yaml"):
         assert "secret" not in path.read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_loses_no_trial(tune: list[str], tmp_path: Path) -> None:
+    program = tmp_path / "tuner.py"
+    program.write_text(PROGRAM)
+    flags = [*tune, "--trials", "3", "--epochs", "20", "--grace_s", "2", "--seeds", "1", "--finalists", "1"]
+    process = subprocess.Popen([sys.executable, str(program), *flags], stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not list(Path("tuning/small/lightning_logs").glob("version_1/metrics.csv")):  # in its second trial
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert "stopped; the same command goes on" in process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    time.sleep(3)
+    subprocess.run([sys.executable, str(program), *flags], check=True, timeout=240)
+    trials = optuna.load_study(study_name="small", storage="sqlite:///tuning/small/study.db").get_trials()
+    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    assert sum(trial.state in done for trial in trials) == 3
