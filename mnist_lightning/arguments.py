@@ -31,6 +31,8 @@ KEPT = (
 """Settings that decide what a resumed run computes."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
+FOUND = "MNIST_LIGHTNING_CHECKPOINT"
+"""The environment variable by which processes that this one starts know its checkpoint."""
 KNOWN_CALLBACKS = "lightning.pytorch.callbacks."
 """Where callbacks come from that a checkpoint may name."""
 LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
@@ -161,10 +163,15 @@ class CLI(LightningCLI):
 
     def _read_checkpoint(self, ckpt_path: str | None, root_dir: str | None) -> None:
         ckpt_path = ckpt_path or (None if self.command == "fit" else "best")
+        if ckpt_path in ("best", "last") and os.environ.get("LOCAL_RANK", "0") != "0":
+            ckpt_path = os.environ.get(
+                FOUND, ckpt_path
+            )  # what the first process found; there may be a newer run by now
         self.problem: Exception | None = None
         try:
             path = runs.find(ckpt_path, Path(root_dir or ".") / "lightning_logs") if ckpt_path else None
             self.checkpoint = self._read(path, ckpt_path == "last") if path else None
+            os.environ |= {FOUND: str(self.checkpoint.path)} if self.checkpoint else {}
         except (OSError, ValueError) as error:
             self.problem = error  # told after --help and wrong flags had their turn
 

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.kills import EMA, differences
 from mnist_lightning import sources
 from mnist_lightning.__main__ import main
+from mnist_lightning.arguments import CLI
 from mnist_lightning.checkpoints import BestCheckpoint
 from mnist_lightning.models import Classifier
 from tests.conftest import MLP, RUN, SMALL, put_picture
@@ -350,6 +351,20 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_takes_its_place(
     output = capsys.readouterr().out
     assert f"checkpoint {last} is damaged, or not a checkpoint at all; {BEST} takes its place" in output
     assert len(read_csv(RUN / "metrics.csv")) == 3
+
+
+def test_another_process_of_the_same_run_takes_the_first_one_s_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["test"])
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "1"])  # a newer one, meanwhile
+    capsys.readouterr()
+    monkeypatch.setenv("MNIST_LIGHTNING_CHECKPOINT", str(BEST))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    cli = CLI("test", ["--ckpt_path", "best"])
+    assert cli.ckpt_path == BEST
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert CLI("test", []).ckpt_path == Path("lightning_logs/version_1/checkpoints/best.ckpt")
 
 
 def test_a_run_folder_is_one_process_s_at_a_time(
