@@ -47,7 +47,10 @@ def main(args: Sequence[str] | None = None) -> None:
     else:
         from mnist_lightning import cli
 
-        getattr(cli, command)(flags)
+        try:
+            getattr(cli, command)(flags)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

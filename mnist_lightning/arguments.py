@@ -241,6 +241,11 @@ class CLI(LightningCLI):
             )
         if self.command == "fit" and not stored.is_resumable:
             raise ValueError(f"checkpoint {stored.path} holds weights alone, so that training can't go on from it")
+        if self.command == "fit" and self.config.trainer.max_steps != -1 and stored.num_steps:
+            raise ValueError(
+                f"{stored.path} is of a run with --trainer.max_steps, and Lightning resumes those that count epochs "
+                "alone; begin anew, with --trainer.max_epochs if it may be interrupted"
+            )
         if self.command == "fit" and stored.recipe:
             then, now = (_flatten(yaml.safe_load(text)) for text in (stored.recipe, self.parser.dump(self.config)))
             for name in sorted(then.keys() | now.keys()):

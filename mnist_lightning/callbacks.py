@@ -4,8 +4,11 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -75,12 +78,14 @@ class Scoreboard(Callback):
         history: A row for each epoch, with its number from 1 on, the last step, and what was logged.
         seconds: How long training took, with validation and checkpoints.
         stopped_by: The signal that ended training, if one did.
+        workers: The processes of this machine that Lightning started beside this one.
     """
 
     seconds = 0.0
     stopped_by: int | None = None
 
     def __init__(self) -> None:
+        self.workers: list[subprocess.Popen[bytes]] = []
         self.history: list[dict[str, float]] = []
         self.confusion: Tensor | None = None
 
@@ -99,6 +104,10 @@ class Scoreboard(Callback):
         if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
             # Lightning's own handler talks to the other processes in the middle of whatever they are at.
             signal.signal(signal.SIGTERM, _interrupt)
+        if started := getattr(trainer.strategy.launcher, "procs", None):
+            self.workers = list(started)
+            started.clear()  # Lightning watches them by this list, and would kill this process in the middle of a word
+            threading.Thread(target=_end_with, args=(self.workers,), daemon=True).start()
         for logger in tensorboard(trainer):
             runs.record_start(
                 Path(logger.log_dir),
@@ -150,6 +159,7 @@ class Scoreboard(Callback):
             self.stopped_by = exception.args[0] if exception.args else signal.SIGINT
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._draw_curves(trainer)
 
     def _draw_curves(self, trainer: Trainer) -> None:
@@ -183,6 +193,18 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal_number)
 
 
+def _end_with(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends this process when a worker has failed and this one has not noticed for a while: it waits for ever."""
+    while all(worker.poll() is None for worker in workers):
+        time.sleep(1)
+    if any(worker.returncode for worker in workers):
+        time.sleep(20)
+        print("error: another process of this run has failed", file=sys.stderr, flush=True)
+        for worker in workers:
+            worker.kill()
+        os._exit(1)
+
+
 def _as_logged(row: dict[str, float]) -> dict[str, float]:
     return {**row, "epoch": row["epoch"] - 1}  # loggers count epochs from 0
 
@@ -193,6 +215,8 @@ def _check_that_it_learns(trainer: Trainer, scores: dict[str, float]) -> None:
     guess = math.log(len(model.class_names))  # the loss of a model that knows nothing
     loss = scores["train/loss"]
     problem = "" if math.isfinite(loss) else f"its loss is {loss}"
+    if not problem and not math.isfinite(scores.get("val/loss", 0)):
+        problem = f"its validation loss is {scores['val/loss']}"
     if not problem and trainer.global_step >= PATIENCE and "val/loss" in scores:
         confusion = model.val_scores.compute()["confusion"]
         taken = confusion.sum(0).nonzero().flatten().tolist()

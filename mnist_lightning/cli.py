@@ -1,7 +1,6 @@
 """The commands, each a function of its flags."""
 
 import atexit
-import contextlib
 import hashlib
 import itertools
 import logging
@@ -81,25 +80,21 @@ def _train(cli: CLI, run_dir: Path) -> None:
             _say(cli.trainer, f"goes on     {resume}")
         raise SystemExit(128 + signal_number) from None
     except (OSError, DivergedError) as error:
-        if cli.trainer.is_global_zero:
+        if cli.trainer.is_global_zero or isinstance(error, OSError):  # all processes diverge, and one disk is full
             print(f"error: {in_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except RuntimeError:
-        if not (problem := _find_dead(_workers(cli.trainer))):
+        if not (problem := _find_dead(cli.scoreboard.workers)):
             raise
         print(f"error: {problem}; go on with {resume}", file=sys.stderr)
         raise SystemExit(1) from None
+    else:
+        for worker in cli.scoreboard.workers:
+            worker.wait(60)
     finally:
-        for worker in _workers(cli.trainer):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(10)  # they end with this one
+        for worker in cli.scoreboard.workers:
             worker.kill()
             worker.wait()
-
-
-def _workers(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
-    """Returns the other processes of this machine that Lightning started for this one."""
-    return list(getattr(trainer.strategy.launcher, "procs", ()))
 
 
 def _find_dead(workers: Sequence[subprocess.Popen[bytes]]) -> str:
