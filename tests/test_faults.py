@@ -26,6 +26,11 @@ TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 LAST = RUN / "checkpoints" / "last.ckpt"
 
 
+def hear_ctrl_c() -> None:
+    """Lets a process hear Ctrl-C; those that a shell has started in the background don't, and hand that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(flags: list[str], **variables: str) -> subprocess.Popen[str]:
     """Starts a long run in a session of its own, and waits for its first whole epoch."""
     process = subprocess.Popen(
@@ -35,6 +40,7 @@ def start(flags: list[str], **variables: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, **variables},
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     end = time.monotonic() + 90
     best = LAST.with_name("best.ckpt")  # which is written before the epoch's last.ckpt

@@ -19,6 +19,7 @@ import yaml
 from mnist_lightning import tuning
 from mnist_lightning.__main__ import main
 from tests.conftest import SMALL
+from tests.test_faults import hear_ctrl_c
 
 RECIPE = """
 model: {class_path: MLP, init_args: {hidden_sizes: [24], dropout: 0.1}}
@@ -237,7 +238,9 @@ def test_ctrl_c_loses_no_trial(tune: list[str], tmp_path: Path) -> None:
     program = tmp_path / "tuner.py"
     program.write_text(PROGRAM)
     flags = [*tune, "--trials", "3", "--epochs", "20", "--grace_s", "2", "--seeds", "1", "--finalists", "1"]
-    process = subprocess.Popen([sys.executable, str(program), *flags], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(program), *flags], stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     end = time.monotonic() + 120
     while not list(Path("tuning/small/lightning_logs").glob("version_1/metrics.csv")):  # in its second trial
         assert time.monotonic() < end and process.poll() is None
