@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -21,6 +22,7 @@ def test_the_package_and_a_raw_loop_end_with_the_same_weights(name: str, tmp_pat
     data.setup("fit")
     seed_everything(0, workers=True, verbose=False)
     raw = epoch_time.MODELS[name]()
+    torch.manual_seed(int(np.random.SeedSequence((0, 0, 0)).generate_state(1)[0]))  # as the first epoch begins
     epoch_time.raw_epoch(raw, data)
     _, trained = epoch_time.package_epoch(name, 2048, "cpu", tmp_path)
     expected, weights = raw.network.state_dict(), trained.network.state_dict()

@@ -43,6 +43,7 @@ def test_fit_fills_the_run_folder(capsys: pytest.CaptureFixture[str], run: Path)
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith("events")) == [
         "checkpoints",
         "config.yaml",
+        "environment.json",
         "figures",
         "hparams.yaml",
         "metrics.csv",
