@@ -1,7 +1,8 @@
 """`tune`'s search beside random search: `python -m benchmarks.search`.
 
-Both sides have the same recipe, space and number of trials, and every repetition has a seed of its own. Searches run in
-processes of one thread each, as many at a time as there are cores, so that seconds compare with each other alone.
+All sides have the same recipe, space and number of trials, and every repetition has a seed of its own; one of them ends
+no trial early, which shows what that spares. Searches run in processes of one thread each, as many at a time as there
+are cores, so that seconds compare with each other alone.
 """
 
 import tempfile
@@ -15,18 +16,25 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from benchmarks import measure
 from mnist_lightning import tuning
 
-SIDES: dict[str, Callable[[int], BaseSampler]] = {"tune": tuning.make_sampler, "random": RandomSampler}
+SIDES: dict[str, tuple[Callable[[int], BaseSampler], BasePruner | None]] = {
+    "tune": (tuning.make_sampler, None),
+    "tune, none ended early": (tuning.make_sampler, NopPruner()),
+    "random": (RandomSampler, None),
+}
+"""What chooses the values, and what ends trials early if not what `tune` has."""
 
 
 def search(side: str, seed: int, recipe: str, num_trials: int, num_epochs: int) -> dict[str, Any]:
     """Searches once; returns what it found and how long it took."""
     torch.set_num_threads(1)
+    sampler, pruner = SIDES[side]
     with tempfile.TemporaryDirectory() as folder:
         address = f"sqlite:///{folder}/study.db"
         shared = tuning.Search(
@@ -41,7 +49,8 @@ def search(side: str, seed: int, recipe: str, num_trials: int, num_epochs: int) 
             num_seeds=0,
             folder=Path(folder),
             say=lambda text: None,
-            sampler=SIDES[side](seed),
+            sampler=sampler(seed),
+            pruner=pruner,
         )
         start = time.perf_counter()
         shared.run()

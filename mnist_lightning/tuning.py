@@ -152,6 +152,7 @@ class Search:
         folder: Where runs and results lie.
         say: Tells the user something.
         sampler: Chooses the values; default: `make_sampler`'s.
+        pruner: Ends trials early; default: those that are below the median of the others after as many epochs.
 
     Raises:
         ValueError: The study was made with another space, recipe or direction.
@@ -169,6 +170,7 @@ class Search:
     folder: Path
     say: Callable[[object], None]
     sampler: optuna.samplers.BaseSampler | None = None
+    pruner: optuna.pruners.BasePruner | None = None
 
     def run(self, timeout_s: float | None = None) -> None:
         """Works on trials until all machines together have done them, then on the finalists, and writes what came out.
@@ -196,7 +198,7 @@ class Search:
             storage=self.storage,
             study_name=name,
             direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+            pruner=self.pruner or optuna.pruners.MedianPruner(n_startup_trials=5),
             sampler=self.sampler or make_sampler(),
             load_if_exists=True,
         )
@@ -267,17 +269,18 @@ class Search:
         scores: dict[int, dict[int, float]] = {}
         for trial in finals.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             scores.setdefault(trial.params["trial"], {})[trial.params["seed"]] = trial.values[0]
-        in_full = {number: f"{fmean(by_seed.values()):.2%}" for number, by_seed in scores.items()}
+        whole = {number: fmean(seeds.values()) for number, seeds in scores.items() if len(seeds) >= self.num_seeds}
+        in_full = {number: f"{whole[number]:.2%}" if number in whole else "not all" for number in scores}
         table = Table("trial", "validation", *(entry.label for entry in self.space), f"{self.num_seeds} in full")
         for trial in found[:5]:
             values = [_short(trial.user_attrs["values"].get(name, "")) for name in names]
             table.add_row(str(trial.number), f"{trial.values[0]:.2%}", *values, in_full.get(trial.number, ""))
         table.add_row("the recipe", "", *[""] * len(names), in_full.get(RECIPE, ""))
         self.say(table)
-        if not scores.keys() - {RECIPE}:
-            self.say("no finalist could be trained, so that there is no best.yaml")
+        if not whole.keys() - {RECIPE}:
+            self.say("no finalist could be trained with every seed, so that there is no best.yaml")
             return
-        best = max(scores.keys() - {RECIPE}, key=lambda number: fmean(scores[number].values()))
+        best = max(whole.keys() - {RECIPE}, key=whole.__getitem__)
         config = CLI("fit", [*self.flags, *as_flags(study.trials[best].user_attrs["values"])])
         write_atomically(self.folder / "best.yaml", config.parser.dump(config.config, skip_default=True))
         columns = ["trial", "state", "validation accuracy", *names, "run", "error"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from lightning.pytorch import Callback
 
 from mnist_lightning import tuning
 from mnist_lightning.__main__ import main
@@ -96,6 +97,28 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
         rows = list(csv.DictReader(stream))
     assert [row["state"] for row in rows].count("fail") == 1
     assert "learning_rate -1.0 is not allowed" in rows[1]["error"]
+
+
+def test_a_finalist_that_fails_with_a_seed_is_not_the_best(
+    tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = tuning.Search._fit
+    finalists: list[list[str]] = []
+
+    def fit_or_fail(self: tuning.Search, trial: optuna.Trial, flags: list[str], callbacks: list[Callback]) -> float:
+        if not callbacks and len(flags) > 1:
+            finalists.append(flags[:-1])
+            if flags == [*finalists[0], "--seed_everything=1"]:
+                raise RuntimeError("it diverged")
+        return fit(self, trial, flags, callbacks)
+
+    monkeypatch.setattr(tuning.Search, "_fit", fit_or_fail)
+    main(tune)
+    first, *_, second = finalists
+    best = yaml.safe_load(Path("tuning/small/best.yaml").read_text())
+    rates = [flag.partition("=")[2] for flags in (first, second) for flag in flags if "learning_rate" in flag]
+    assert best["model"]["init_args"]["learning_rate"] == float(rates[1]) != float(rates[0])
+    assert "not all" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
