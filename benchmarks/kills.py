@@ -28,11 +28,13 @@ CNN = ["--model=CNN", "--model.init_args.dropout=0.2"]
 RANDOM = ["--data.augmentation.rotation=10", "--data.augmentation.elastic=1", "--data.augmentation.noise=0.1"]
 SHORT = ["--trainer.max_epochs=6", "--trainer.limit_train_batches=60", "--trainer.enable_progress_bar=false"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+OTHERWISE = ["--trainer.max_steps=330", "--data.num_workers=1", "--trainer.check_val_every_n_epoch=2"]
 VARIANTS = {
     "MLP, averaged": MLP,
     "CNN": CNN,
     "MLP, averaged, two processes": MLP + TWO,
     "CNN, two processes": CNN + TWO,
+    "MLP, so many steps, loaded by another process, validated each second epoch": ["--model=MLP", *OTHERWISE],
 }
 """What is trained, with dropout and augmentation; each on the CPU."""
 PATHS = {"dirpath", "best_model_path", "last_model_path", "kth_best_model_path"}
@@ -61,13 +63,15 @@ def is_same(first: Any, second: Any) -> bool:
         )
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(is_same, first, second))
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else bool(first == second)
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return torch.equal(first, second)
+    return type(first) is type(second) and bool(first == second)
 
 
 def differences(first: Path, second: Path) -> list[str]:
     """Returns in what two runs' folders differ, beside times and places."""
     found = []
-    for name in ("metrics.csv", "predictions.csv"):
+    for name in ("metrics.csv", "predictions.csv", "figures/curves.png"):
         one, other = (path.read_bytes() if path.exists() else None for path in (first / name, second / name))
         found += [name] if one != other else []
     found += ["events"] if shown(first) != shown(second) else []

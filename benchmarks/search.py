@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from benchmarks import measure
 from mnist_lightning import tuning
+from mnist_lightning.space import read_space
 
 SIDES: dict[str, tuple[Callable[[int], BaseSampler], BasePruner | None]] = {
     "tune": (tuning.make_sampler, None),
@@ -42,7 +43,7 @@ def search(side: str, seed: int, recipe: str, num_trials: int, num_epochs: int) 
             name=side,
             flags=[f"--config=configs/{recipe}.yaml", "--trainer.accelerator=cpu"],
             model="",
-            space=tuning.read_space(Path("configs/tune.yaml")),
+            space=read_space(Path("configs/tune.yaml")),
             num_trials=num_trials,
             num_epochs=num_epochs,
             num_finalists=0,

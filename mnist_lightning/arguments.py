@@ -13,28 +13,17 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 
-from mnist_lightning import checkpoints, runs
+from mnist_lightning import checkpoints, recipes, runs
 from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.ensemble import Ensemble
-from mnist_lightning.files import parse_settings, read_settings, write_atomically
+from mnist_lightning.files import read_settings, write_atomically
 from mnist_lightning.models import Classifier, class_path, known_classes
 
-KEPT = (
-    "seed_everything",
-    "model",
-    "data",
-    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "devices", "num_nodes", "strategy")),
-    *(f"trainer.{name}" for name in ("limit_train_batches", "accumulate_grad_batches", "precision")),
-)
-"""Settings that decide what a resumed run computes."""
-FREE = ("data.data_dir", "data.num_workers")
-"""Those among them that don't."""
 FOUND = "MNIST_LIGHTNING_CHECKPOINT"
 """The environment variable by which processes that this one starts know its checkpoint."""
-KNOWN_CALLBACKS = "lightning.pytorch.callbacks."
-"""Where callbacks come from that a checkpoint may name."""
 LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
 """Flags that take several values, one after the other as a shell's wildcards leave them."""
 LINKED = ("class_names", "mean", "std")
@@ -195,7 +184,7 @@ class CLI(LightningCLI):
             if stored.model_class in known_classes():  # nothing is imported because a file says so
                 default = stored_model
             if self.command == "fit" and stored.recipe:  # a resumed run has the settings it began with
-                args = ["--config", _without_classes(stored.recipe), *args]
+                args = ["--config", recipes.without_classes(stored.recipe), *args]
             else:
                 _set_data_defaults(parser, stored)
         parser.set_defaults({"model": default})
@@ -241,31 +230,15 @@ class CLI(LightningCLI):
             )
         if self.command == "fit" and not stored.is_resumable:
             raise ValueError(f"checkpoint {stored.path} holds weights alone, so that training can't go on from it")
-        if self.command == "fit" and self.config.trainer.max_steps != -1 and stored.num_steps:
-            raise ValueError(
-                f"{stored.path} is of a run with --trainer.max_steps, and Lightning resumes those that count epochs "
-                "alone; begin anew, with --trainer.max_epochs if it may be interrupted"
-            )
         if self.command == "fit" and stored.recipe:
-            then, now = (_flatten(yaml.safe_load(text)) for text in (stored.recipe, self.parser.dump(self.config)))
-            for name in sorted(then.keys() | now.keys()):
-                if name.startswith(KEPT) and name not in FREE and then.get(name) != now.get(name):
-                    raise ValueError(
-                        f"{name} is {then.get(name)} in {stored.path}, not {now.get(name)}, and a resumed run keeps "
-                        "its settings; leave the flag out, or train a new model without --ckpt_path"
-                    )
-            callbacks, given = (settings.get("trainer.callbacks") or () for settings in (then, now))
-            if any(callback not in given for callback in callbacks):
-                names = ", ".join(callback["class_path"] for callback in callbacks)
-                raise ValueError(
-                    f"{stored.path} was trained with {names}, and nothing is imported because a file says so; "
-                    "give the run's own config.yaml with --config"
-                )
+            recipes.check_same(stored.path, stored.recipe, self.parser.dump(self.config))
 
     @property
     def is_finished(self) -> bool:
-        """Whether the checkpoint to go on from has all its epochs or steps."""
+        """Whether the run to go on with has come to its end."""
         limits, stored = self.config.trainer, self.checkpoint
+        if stored and stored.run_dir:
+            return runs.is_finished(stored.run_dir)
         return stored is not None and (
             0 <= (limits.max_epochs or -1) <= stored.num_epochs or 0 <= limits.max_steps <= stored.num_steps
         )
@@ -293,7 +266,9 @@ class CLI(LightningCLI):
                 callbacks.append(checkpoints.BestCheckpoint(stored or self.parser.dump(self.config)))
         self.trainer_defaults["callbacks"] = callbacks
         given = config.plugins or []
-        kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), checkpoints.DurableIO()]
+        kwargs["plugins"] = [*given] if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
+            kwargs["plugins"].append(checkpoints.DurableIO())
         if not torch.cuda.is_available():
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # with Lightning's 1, each step looks for a GPU anew
         # This package's loggers come with the run folder, which is not made before all input has been checked.
@@ -326,6 +301,7 @@ class CLI(LightningCLI):
             best.dirpath = str(run_dir / "checkpoints")
         if self.command == "fit":
             self.claims.enter_context(runs.claim(run_dir))
+            self.scoreboard.run_dir = run_dir
             if self.has_own_loggers:
                 # What a run that was cut off wrote of the epoch after its checkpoint is forgotten, and of the last one
                 # before, whose end it may not have seen; the scoreboard knows that one.
@@ -367,33 +343,6 @@ def _first(values: str | None) -> str | None:
 
 def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Checkpoint) -> None:
     try:
-        parser.set_defaults(_flatten(stored.data_options, "data"))
+        parser.set_defaults(recipes.flatten(stored.data_options, "data"))
     except KeyError as error:
         raise ValueError(f"checkpoint {stored.path} was written by another version ({error})") from error
-
-
-def _without_classes(recipe: str) -> str:
-    """Leaves out of a stored recipe what may name a class: nothing is imported because a file says so."""
-    settings = parse_settings(recipe, "the checkpoint's recipe")
-    if not isinstance(settings, dict) or not isinstance(trainer := settings.get("trainer", {}), dict):
-        raise ValueError("the checkpoint's recipe is none")
-    settings.pop("model", None)  # known classes have become the default already
-    settings["trainer"] = {name: value for name, value in trainer.items() if _is_plain(value)}
-    settings["trainer"]["callbacks"] = [
-        callback
-        for callback in trainer.get("callbacks") or ()
-        if callback["class_path"].startswith(KNOWN_CALLBACKS) and all(map(_is_plain, callback["init_args"].values()))
-    ] or None
-    return yaml.safe_dump(settings)
-
-
-def _is_plain(value: object) -> bool:
-    """Tells whether a setting can't name anything to import."""
-    return not isinstance(value, dict | list) and not (isinstance(value, str) and "." in value)
-
-
-def _flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(settings, dict):
-        return {prefix: settings}
-    parts = (_flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in settings.items())
-    return {name: value for part in parts for name, value in part.items()}

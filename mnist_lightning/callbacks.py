@@ -4,11 +4,8 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -26,6 +23,7 @@ from mnist_lightning import figures, reports, runs
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import DivergedError
 from mnist_lightning.models import Classifier
+from mnist_lightning.workers import Workers
 
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate")
 """Of `metrics.csv`, which has a row for each epoch."""
@@ -76,41 +74,37 @@ class Scoreboard(Callback):
 
     Attributes:
         history: A row for each epoch, with its number from 1 on, the last step, and what was logged.
+        run_dir: Where the run's files go, in the process that writes them.
         seconds: How long training took, with validation and checkpoints.
         stopped_by: The signal that ended training, if one did.
-        workers: The processes of this machine that Lightning started beside this one.
+        workers: The processes that Lightning started beside this one.
     """
 
+    run_dir: Path | None = None
     seconds = 0.0
     stopped_by: int | None = None
 
     def __init__(self) -> None:
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers = Workers()
         self.history: list[dict[str, float]] = []
         self.confusion: Tensor | None = None
+        self.validated_at = 0  # steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run must know: the epochs so far, and the last one's confusion matrix."""
-        return {"history": self.history, "confusion": self.confusion}
+        """Returns what a resumed run must know: the epochs so far, and the last validation."""
+        return {"history": self.history, "confusion": self.confusion, "validated_at": self.validated_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         self.history = list(state_dict["history"])
         self.confusion = state_dict["confusion"]
+        self.validated_at = state_dict.get("validated_at", 0)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the watch, records on what, and tells TensorBoard what a run that was cut off may not have told it."""
-        self.seconds = -time.perf_counter()
-        if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
-            # Lightning's own handler talks to the other processes in the middle of whatever they are at.
-            signal.signal(signal.SIGTERM, _interrupt)
-        if started := getattr(trainer.strategy.launcher, "procs", None):
-            self.workers = list(started)
-            started.clear()  # Lightning watches them by this list, and would kill this process in the middle of a word
-            threading.Thread(target=_end_with, args=(self.workers,), daemon=True).start()
-        for logger in tensorboard(trainer):
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records what the run begins with, and tells TensorBoard what one that was cut off may not have told it."""
+        if self.run_dir:
             runs.record_start(
-                Path(logger.log_dir),
+                self.run_dir,
                 seed=os.environ.get("PL_GLOBAL_SEED"),
                 device=str(trainer.strategy.root_device),
                 processes=trainer.world_size,
@@ -119,11 +113,27 @@ class Scoreboard(Callback):
             )
         if self.history:
             scores = _as_logged(self.history[-1])
-            step = int(scores.pop("step"))
+            num_steps = int(scores.pop("step")) + 1
+            is_validated = self.validated_at == num_steps
+            scores = {name: value for name, value in scores.items() if is_validated or not name.startswith("val/")}
             for logger in tensorboard(trainer):
-                logger.log_metrics(scores, step)
-                if self.confusion is not None:
-                    self._show_validation(logger, trainer, self.confusion, step + 1)
+                logger.log_metrics(scores, num_steps - 1)
+                if is_validated and self.confusion is not None:
+                    self._show_validation(logger, trainer, self.confusion, num_steps)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the watch."""
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:  # Lightning would end that epoch twice where a run has so many steps
+            loop.epoch_progress.increment_completed()
+            loop.epoch_loop.restarting = False
+            loop.reset_restart_stage()
+        self.seconds = -time.perf_counter()
+        if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
+            # Lightning's own handler talks to the other processes in the middle of whatever they are at.
+            signal.signal(signal.SIGTERM, _interrupt)
+        if started := getattr(trainer.strategy.launcher, "procs", None):
+            self.workers.take(started)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes every number that a step draws a function of seed, process and epoch, so that none must be saved."""
@@ -138,20 +148,22 @@ class Scoreboard(Callback):
         """Keeps the epoch's scores, and writes all so far, before the epoch's checkpoint is."""
         model = classifier(trainer)
         scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        if self.validated_at <= (self.history[-1]["step"] + 1 if self.history else 0):  # Lightning has the last ones
+            scores = {name: value for name, value in scores.items() if not name.startswith("val/")}
         trained = model.train_scores.compute()  # the model logs these after its callbacks' turn
         scores |= {f"train/{name}": trained[name].item() for name in ("loss", "accuracy")}
         scores["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         _check_that_it_learns(trainer, scores)
         self.history.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step - 1, **scores})
-        for logger in tensorboard(trainer):
+        if self.run_dir:
             rows = [[row.get(column, "") for column in COLUMNS] for row in map(_as_logged, self.history)]
-            reports.write_csv(Path(logger.log_dir) / "metrics.csv", [COLUMNS, *rows])
+            reports.write_csv(self.run_dir / "metrics.csv", [COLUMNS, *rows])
+        for logger in tensorboard(trainer):
             logger.experiment.flush()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the watch."""
         self.seconds += time.perf_counter()
-        self._draw_curves(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves curves of what was trained when a run is interrupted."""
@@ -160,14 +172,11 @@ class Scoreboard(Callback):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._draw_curves(trainer)
+        self._draw_curves()
 
-    def _draw_curves(self, trainer: Trainer) -> None:
-        for logger in tensorboard(trainer):
-            if self.history:
-                reports.write_figure(
-                    Path(logger.log_dir) / "figures" / "curves.png", figures.curves_figure(self.history)
-                )
+    def _draw_curves(self) -> None:
+        if self.run_dir and self.history:
+            reports.write_figure(self.run_dir / "figures" / "curves.png", figures.curves_figure(self.history))
 
     def _show_validation(self, logger: TensorBoardLogger, trainer: Trainer, confusion: Tensor, step: int) -> None:
         accuracy = confusion.trace() / confusion.sum()
@@ -175,34 +184,27 @@ class Scoreboard(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a confusion matrix to TensorBoard's images."""
+        self.validated_at = trainer.global_step
         self.confusion = classifier(trainer).val_scores.compute()["confusion"].cpu()
         for logger in tensorboard(trainer):
             self._show_validation(logger, trainer, self.confusion, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives TensorBoard's hparams page the scores of the best checkpoint."""
+        """Draws curves, and gives TensorBoard's hparams page the scores of the best checkpoint."""
+        self._draw_curves()
         best = find_best(trainer)
         if best and best.best_model_score is not None:
             scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
             for logger in tensorboard(trainer):
                 options = {name: value for name, value in logger.hparams.items() if name not in WITHOUT_EFFECT}
                 logger.log_hyperparams(options, scores, step=trainer.global_step)
+                logger.experiment.flush()
+        if self.run_dir:
+            runs.record_end(self.run_dir)
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal_number)
-
-
-def _end_with(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends this process when a worker has failed and this one has not noticed for a while: it waits for ever."""
-    while all(worker.poll() is None for worker in workers):
-        time.sleep(1)
-    if any(worker.returncode for worker in workers):
-        time.sleep(20)
-        print("error: another process of this run has failed", file=sys.stderr, flush=True)
-        for worker in workers:
-            worker.kill()
-        os._exit(1)
 
 
 def _as_logged(row: dict[str, float]) -> dict[str, float]:

@@ -61,7 +61,8 @@ class Checkpoint:
     @property
     def run_dir(self) -> Path | None:
         """The folder of the run that the checkpoint belongs to, or None for a file that lies elsewhere."""
-        return self.path.parent.parent if self.path.parent.name == "checkpoints" else None
+        is_in_run = self.path.parent.name == "checkpoints" and (self.path.parent.parent / "config.yaml").is_file()
+        return self.path.parent.parent if is_in_run else None
 
 
 def read(path: Path) -> Checkpoint:
@@ -73,6 +74,8 @@ def read(path: Path) -> Checkpoint:
     content = _load(path)
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in KINDS.items()):
         raise ValueError(f"checkpoint {path} was not written by mnist_lightning; {NEXT_STEP}")
+    own = content["callbacks"].get("BestCheckpoint")
+    recipe = own.get("recipe") if isinstance(own, dict) else None
     return Checkpoint(
         path,
         model_class=content["model_class"],
@@ -81,7 +84,7 @@ def read(path: Path) -> Checkpoint:
         weights=content["state_dict"],
         num_epochs=content["epoch"] + 1 if content["global_step"] else 0,
         num_steps=content["global_step"],
-        recipe=content["callbacks"].get("BestCheckpoint", {}).get("recipe", ""),
+        recipe=recipe if isinstance(recipe, str) else "",
         is_resumable="optimizer_states" in content,
     )
 
@@ -90,6 +93,8 @@ def _load(path: Path) -> Any:
     problem = "is damaged, or not a checkpoint at all"
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("torch compresses nothing, and what is compressed may be larger than memory")
             if damaged := archive.testzip():  # torch writes checksums, and doesn't look at them
                 raise ValueError(f"{damaged} has another checksum")
         with contextlib.suppress(pickle.UnpicklingError):
@@ -158,6 +163,7 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.best_loss = float("inf")
+        self.is_stopped = False
         self.recipe = recipe
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -168,14 +174,20 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what a run begins with, so that it can go on from there however soon it ends."""
         super().on_train_start(trainer, pl_module)
+        trainer.should_stop |= self.is_stopped  # a run that was stopped early, and killed before it ended
         if not trainer.global_step:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the epoch as the last one, too; Lightning does so for the best ones alone."""
-        super().on_train_epoch_end(trainer, pl_module)
+        self.is_stopped = trainer.should_stop
+        if self.monitor in trainer.callback_metrics:  # the first epochs may have no validation
+            super().on_train_epoch_end(trainer, pl_module)
         if not self._should_skip_saving_checkpoint(trainer):  # as it does for a step that it has saved already
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves nothing, since the last epoch has been; Lightning would, with a state that no epoch ends in."""
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Tells whether the epoch just ended is the best so far."""
@@ -188,12 +200,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run must know."""
-        return {**super().state_dict(), "best_loss": self.best_loss, "recipe": self.recipe}
+        own = {"best_loss": self.best_loss, "is_stopped": self.is_stopped, "recipe": self.recipe}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         self.best_loss = state_dict["best_loss"]
-        # A resumed run has a folder of its own, and still knows the best epoch so far.
+        self.is_stopped = state_dict.get("is_stopped", False)
+        # The run's folder may have been moved, and a checkpoint that lies elsewhere begins a new one.
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 

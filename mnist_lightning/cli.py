@@ -5,9 +5,7 @@ import hashlib
 import itertools
 import logging
 import os
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +40,7 @@ def fit(flags: Sequence[str]) -> None:
     if cli.notice:
         _say(cli.trainer, cli.notice)
     if cli.is_finished:
-        _say(cli.trainer, f"{cli.ckpt_path} has all its epochs; nothing is left to train")
+        _say(cli.trainer, f"the run of {cli.ckpt_path} is finished; nothing is left to train")
         return
     run_dir = _open_run_dir(cli)
     data, num_parameters = cli.datamodule, sum(p.numel() for p in cli.model.parameters())
@@ -56,7 +54,7 @@ def fit(flags: Sequence[str]) -> None:
     _train(cli, run_dir)
     best = find_best(cli.trainer)
     if best and best.best_model_score is not None:
-        num_images = int(cli.model.val_scores.compute()["confusion"].sum())
+        num_images = 0 if cli.scoreboard.confusion is None else int(cli.scoreboard.confusion.sum())
         _say_scores(cli.trainer, "best epoch", best.best_model_score.item(), best.best_loss, num_images)
         flag = "" if run_dir.parent == Path("lightning_logs") else f" --ckpt_path {best.best_model_path}"
         _say(cli.trainer, f"trained in  {cli.scoreboard.seconds:.1f} s")
@@ -69,44 +67,26 @@ def _train(cli: CLI, run_dir: Path) -> None:
     """Runs the trainer; what ends it before its time is told in a line, with the way to go on."""
     path = run_dir / "checkpoints" / "last.ckpt"
     resume = f"python -m mnist_lightning fit --ckpt_path {'last' if run_dir.parent == Path('lightning_logs') else path}"
-    try:
-        with cli.claims:
+    workers = cli.scoreboard.workers
+    with cli.claims, workers.ended():
+        try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
-    except SystemExit:
-        if not (signal_number := cli.scoreboard.stopped_by):
-            raise
-        _say(cli.trainer, f"stopped     after {len(cli.scoreboard.history)} epochs")
-        if path.exists():
-            _say(cli.trainer, f"goes on     {resume}")
-        raise SystemExit(128 + signal_number) from None
-    except (OSError, DivergedError) as error:
-        if cli.trainer.is_global_zero or isinstance(error, OSError):  # all processes diverge, and one disk is full
-            print(f"error: {in_one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except RuntimeError:
-        if not (problem := _find_dead(cli.scoreboard.workers)):
-            raise
-        print(f"error: {problem}; go on with {resume}", file=sys.stderr)
-        raise SystemExit(1) from None
-    else:
-        for worker in cli.scoreboard.workers:
-            worker.wait(60)
-    finally:
-        for worker in cli.scoreboard.workers:
-            worker.kill()
-            worker.wait()
-
-
-def _find_dead(workers: Sequence[subprocess.Popen[bytes]]) -> str:
-    """Says which worker ended by itself, if one did: then this process's error is only its echo."""
-    end = time.monotonic() + 3
-    while workers and time.monotonic() < end:
-        for number, worker in enumerate(workers, 1):
-            if status := worker.poll():
-                how = f"was killed by signal {-status}" if status < 0 else "failed with the error above"
-                return f"process {number} of {len(workers)} beside this one {how}"
-        time.sleep(0.1)
-    return ""
+        except SystemExit:
+            if not (signal_number := cli.scoreboard.stopped_by):
+                raise
+            _say(cli.trainer, f"stopped     after {len(cli.scoreboard.history)} epochs")
+            if path.exists():
+                _say(cli.trainer, f"goes on     {resume}")
+            raise SystemExit(128 + signal_number) from None
+        except (OSError, DivergedError) as error:
+            if cli.trainer.is_global_zero or isinstance(error, OSError):  # all processes diverge, and one disk is full
+                print(f"error: {in_one_line(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except RuntimeError:
+            if not (problem := workers.find_dead()):
+                raise
+            print(f"error: {problem}{f'; go on with {resume}' if path.exists() else ''}", file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 def validate(flags: Sequence[str]) -> None:

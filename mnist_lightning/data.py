@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +163,7 @@ class MNISTDataModule(LightningDataModule):
         self.std = std
         self.augmentation = augmentation
         self.class_names = list(source.class_names)
+        self.first_epoch = 0
 
     @property
     def seed(self) -> int:
@@ -191,9 +193,19 @@ class MNISTDataModule(LightningDataModule):
         self.test_images = Images(images, torch.zeros(len(images), dtype=torch.uint8))
         self.test_indices = torch.arange(len(images))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns which epoch a resumed run begins with."""
+        assert self.trainer
+        return {"epoch": self.trainer.fit_loop.epoch_progress.current.processed}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        self.first_epoch = state_dict["epoch"]
+
     def _loader(self, images: Images, indices: Tensor, batch_size: int, seed: int | None = None) -> DataLoader[Batch]:
         rank, num_replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = Batches(indices, batch_size, seed, rank, num_replicas)
+        batches.set_epoch(self.first_epoch)  # Lightning does later, when other processes have loaded batches already
         return DataLoader(
             images,
             batch_size=None,  # the sampler yields whole batches

@@ -53,6 +53,12 @@ def parse_settings(text: str, name: object) -> Any:
         raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `write_atomically` was killed over, in a folder that nobody else writes to."""
+    for path in folder.rglob(f".*.*.{'?' * 8}"):
+        path.unlink()
+
+
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a file beside its target and moves it into place, so that no reader ever sees half of it.
 

@@ -179,7 +179,6 @@ class Classifier(LightningModule):
             {"params": vectors, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
-        # The data loader keeps no state, so that asking for its length here does not disturb a resumed run.
         num_steps = int(self.trainer.estimated_stepping_batches) + 1  # it is stepped once more after the last batch
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -190,7 +189,8 @@ class Classifier(LightningModule):
         checkpoint["state_dict"]["temperature"] = self.best_temperature
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the temperature out of all that a resumed run loads."""
+        """Takes the temperature out of all that a resumed run loads; its next validation may be some epochs away."""
+        self.best_temperature = checkpoint["state_dict"]["temperature"]
         checkpoint["state_dict"]["temperature"] = torch.ones(())
 
 

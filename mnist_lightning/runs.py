@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from mnist_lightning.files import write_atomically
+from mnist_lightning.files import remove_leftovers, write_atomically
 
 PRETRAINED = Path(__file__).parent / "pretrained.ckpt"
 """The weights that come with the package."""
@@ -50,6 +51,7 @@ def claim(run_dir: Path) -> Iterator[None]:
     descriptor = os.open(run_dir, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_leftovers(run_dir)
         yield
     except BlockingIOError as error:
         raise ValueError(f"{run_dir} is being trained by another process; wait for it, or end it") from error
@@ -64,7 +66,6 @@ def record_start(run_dir: Path, **details: object) -> None:
         run_dir: The folder; a resumed run has an entry for each start.
         details: What else decides how numbers come out, such as threads, device and seed.
     """
-    path = run_dir / "environment.json"
     git = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     with contextlib.suppress(OSError):
         found = subprocess.run(git, capture_output=True, text=True)
@@ -77,8 +78,31 @@ def record_start(run_dir: Path, **details: object) -> None:
         "versions": {package: version(package) for package in ("mnist_lightning", "torch", "lightning", "numpy")},
         **details,
     }
-    starts = json.loads(path.read_text()) if path.exists() else []
-    write_atomically(path, json.dumps([*starts, start], indent=2) + "\n")
+    _write_starts(run_dir, [*_read_starts(run_dir), start])
+
+
+def record_end(run_dir: Path) -> None:
+    """Adds to a run folder's `environment.json` that nothing is left to train."""
+    *starts, last = _read_starts(run_dir)
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    _write_starts(run_dir, [*starts, {**last, "finished": finished}])
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Tells whether a run has come to its end, with all that it leaves."""
+    return any("finished" in start for start in _read_starts(run_dir))
+
+
+def _read_starts(run_dir: Path) -> list[dict[str, Any]]:
+    with contextlib.suppress(OSError, ValueError):
+        match json.loads((run_dir / "environment.json").read_text()):
+            case list(starts) if all(isinstance(start, dict) for start in starts):
+                return starts
+    return []
+
+
+def _write_starts(run_dir: Path, starts: list[dict[str, Any]]) -> None:
+    write_atomically(run_dir / "environment.json", json.dumps(starts, indent=2) + "\n")
 
 
 def find(ckpt_path: str, logs_dir: Path) -> Path:

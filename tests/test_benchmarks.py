@@ -50,3 +50,13 @@ def test_inference_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert [row["model"] for row in written["rows"]] == ["MLP", "CNN"]
     assert written["machine"]["cores"] > 0
     assert "predict / bare seconds" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["0", "2"])
+def test_killed_runs_end_as_if_nothing_had_happened(variant: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "2", "--most", "2", "--variants", variant]
+    done = subprocess.run([*command, "--output", str(tmp_path / "k.json")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads((tmp_path / "k.json").read_text())["rows"]
+    assert row["kills"] == row["exactly"] >= 2

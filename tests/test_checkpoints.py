@@ -1,6 +1,7 @@
 """Checkpoints are read without trust, and the best one is kept."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -104,3 +105,28 @@ def test_the_best_epoch_has_the_highest_accuracy_and_then_the_lowest_loss() -> N
         assert restored.best_loss == best.best_loss
     assert kept == [True, True, True, False, False]
     assert best.best_loss == pytest.approx(0.8)
+
+
+def test_what_may_unpack_to_more_than_memory_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, tmp_path / "a.ckpt")
+    with zipfile.ZipFile(tmp_path / "a.ckpt") as whole, zipfile.ZipFile(tmp_path / "b.ckpt", "w") as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="is damaged, or not a checkpoint at all"):
+        checkpoints.read(tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize("own", [None, "text", {}, {"recipe": 3}])
+def test_a_checkpoint_without_a_recipe_has_none(tmp_path: Path, own: object) -> None:
+    content = {name: kind() for name, kind in checkpoints.KINDS.items()}
+    torch.save({**content, "callbacks": {"BestCheckpoint": own}}, tmp_path / "a.ckpt")
+    found = checkpoints.read(tmp_path / "a.ckpt")
+    assert (found.recipe, found.run_dir) == ("", None)
+
+
+def test_a_file_in_any_folder_named_checkpoints_is_no_run_s(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "a.ckpt"
+    DurableIO().save_checkpoint({name: kind() for name, kind in checkpoints.KINDS.items()}, path)
+    assert checkpoints.read(path).run_dir is None
+    (tmp_path / "config.yaml").touch()
+    assert checkpoints.read(path).run_dir == tmp_path

@@ -20,6 +20,7 @@ from benchmarks.kills import EMA, differences
 from mnist_lightning import sources
 from mnist_lightning.__main__ import main
 from mnist_lightning.arguments import CLI
+from mnist_lightning.callbacks import Scoreboard
 from mnist_lightning.checkpoints import BestCheckpoint
 from mnist_lightning.models import Classifier
 from tests.conftest import MLP, RUN, SMALL, put_picture
@@ -293,16 +294,16 @@ def test_the_normalisation_is_the_checkpoints(run: Path, monkeypatch: pytest.Mon
 
 
 def interrupt(recipe: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains until the third epoch's validation, and no further."""
-    begin = Classifier.on_validation_epoch_start
+    """Trains until the third epoch ends, and no further."""
+    end = Classifier.on_train_epoch_end
 
     def fail_in_the_third_epoch(model: Classifier) -> None:
         if model.current_epoch == 2:
             raise RuntimeError("power cut")
-        begin(model)
+        end(model)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(Classifier, "on_validation_epoch_start", fail_in_the_third_epoch)
+        patch.setattr(Classifier, "on_train_epoch_end", fail_in_the_third_epoch)
         main(recipe)
 
 
@@ -311,8 +312,17 @@ RANDOM = ["--data.augmentation.rotation=10", "--data.augmentation.noise=0.1"]
 
 @pytest.mark.parametrize(
     "flags",
-    [["--model=CNN", "--model.init_args.dropout=0.2"], [*MLP, f"--trainer.callbacks={EMA}"]],
-    ids=["CNN", "MLP"],
+    [
+        ["--model=CNN", "--model.init_args.dropout=0.2"],
+        [*MLP, f"--trainer.callbacks={EMA}"],
+        [*MLP, "--data.num_workers=1"],
+        [*MLP, "--trainer.max_steps=20"],  # six of which are an epoch
+        [*MLP, "--trainer.check_val_every_n_epoch=2"],
+        [*MLP, "--trainer.val_check_interval=0.4"],
+        [*MLP, "--trainer.accumulate_grad_batches=2"],
+        [*MLP, "--trainer.logger=false"],
+    ],
+    ids=lambda flags: flags[-1].partition("=")[0],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
@@ -327,6 +337,47 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert not Path("lightning_logs/version_2").exists()
     assert len(read_csv(whole / "metrics.csv")) == 4
     assert differences(whole, resumed) == []
+
+
+STOP = "[{class_path: EarlyStopping, init_args: {monitor: train/loss, min_delta: 9, patience: 1}}]"
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_epochs"), [([], 3), ([f"--trainer.callbacks={STOP}"], 2), (["--trainer.max_steps=9"], 2)]
+)
+def test_a_run_that_ended_after_its_last_checkpoint_is_finished_and_no_more(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], num_epochs: int
+) -> None:
+    recipe = ["fit", *SMALL, *MLP, *RANDOM, "--trainer.max_epochs", "3", *flags]
+    main(recipe)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Scoreboard, "on_fit_end", MagicMock(side_effect=RuntimeError("power cut")))
+        main(recipe)
+    whole, resumed = Path("lightning_logs/version_0"), Path("lightning_logs/version_1")
+    assert "events" in differences(whole, resumed)
+    main(["fit", "--ckpt_path", "last"])
+    assert len(read_csv(whole / "metrics.csv")) == num_epochs
+    assert differences(whole, resumed) == []
+    capsys.readouterr()
+    main(["fit", "--ckpt_path", "last"])
+    assert "is finished; nothing is left to train" in capsys.readouterr().out
+
+
+def test_a_checkpoint_plugin_of_one_s_own_takes_the_place_of_this_one(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\nfrom mnist_lightning.checkpoints import DurableIO\n"
+        "class Mine(DurableIO):\n    def save_checkpoint(self, *args, **kwargs):\n"
+        "        Path('mine').touch()\n        super().save_checkpoint(*args, **kwargs)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "1", "--trainer.plugins", "mine.Mine"])
+    assert Path("mine").exists()
+
+
+def test_an_epoch_without_validation_has_no_scores_of_one(tiny: Path) -> None:
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"])
+    assert [row["epoch"] for row in read_csv(RUN / "metrics.csv") if row["val/loss"]] == ["1", "3"]
 
 
 def test_a_run_that_ended_in_its_first_epoch_goes_on_too(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +462,8 @@ def test_a_stored_recipe_imports_nothing(
     recipe["trainer"] |= {"callbacks": [{"class_path": "malice.Malice"}], "profiler": "malice.Malice"}
     torch.save({**stored, "callbacks": {"BestCheckpoint": {**state, "recipe": yaml.safe_dump(recipe)}}}, "bad.ckpt")
     assert line_of(["fit", "--ckpt_path", "bad.ckpt"], capsys) == (
-        "error: bad.ckpt was trained with malice.Malice, and nothing is imported because a file says so; "
-        "give the run's own config.yaml with --config\n"
+        "error: bad.ckpt was trained with trainer.callbacks [{'class_path': 'malice.Malice'}], and nothing is imported "
+        "because a file says so; give the run's own config.yaml with --config\n"
     )
     assert not Path("harm").exists()
     main(["fit", *SMALL, "--trainer.callbacks+", "malice.Malice", "--trainer.fast_dev_run", "true"])
@@ -479,7 +530,7 @@ def test_a_remote_checkpoint_is_refused(address: str, capsys: pytest.CaptureFixt
 def test_resuming_a_finished_run_does_nothing(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     main(["fit", "--ckpt_path", "last"])
     path = run / "checkpoints" / "last.ckpt"
-    assert f"{path} has all its epochs; nothing is left to train" in capsys.readouterr().out
+    assert f"the run of {path} is finished; nothing is left to train" in capsys.readouterr().out
     assert not Path("lightning_logs/version_1").exists()
 
 

@@ -8,8 +8,8 @@ import pytest
 import mnist_lightning
 
 FLOORS = [
-    {"errors", "files", "images", "metrics", "augment", "figures", "exported", "downloads"},
-    {"runs", "sources", "models", "reports", "server"},
+    {"errors", "files", "images", "metrics", "augment", "figures", "exported", "downloads", "workers"},
+    {"runs", "sources", "models", "reports", "server", "recipes", "space"},
     {"checkpoints"},
     {"data", "callbacks", "ensemble", "export"},
     {"arguments"},

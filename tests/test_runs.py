@@ -1,5 +1,8 @@
 """Run folders are made, and the newest one with a checkpoint is found."""
 
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,3 +57,35 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     assert str(error.value) == (
         f"checkpoint no.ckpt is not a file; give a path, best, last or pretrained, or {TRAIN_ONE}"
     )
+
+
+def test_a_claim_removes_what_a_killed_process_left_half_written(tmp_path: Path) -> None:
+    last = put_checkpoint(tmp_path, "last.ckpt")
+    killed = "import os, sys; os.fsync = lambda _: os._exit(9); from mnist_lightning.files import write_atomically; "
+    killed += "from pathlib import Path; write_atomically(Path(sys.argv[1]), 'half')"
+    assert subprocess.run([sys.executable, "-c", killed, str(last)]).returncode == 9
+    assert len(list(last.parent.iterdir())) == 2
+    (tmp_path / ".hidden").touch()
+    with runs.claim(tmp_path):
+        assert list(last.parent.iterdir()) == [last]
+        assert (tmp_path / ".hidden").exists()
+        with pytest.raises(ValueError, match="is being trained by another process"), runs.claim(tmp_path):
+            pass
+
+
+def test_a_run_is_finished_when_it_has_recorded_its_end(tmp_path: Path) -> None:
+    assert not runs.is_finished(tmp_path)
+    for seed in ("0", "1"):
+        runs.record_start(tmp_path, seed=seed)
+        assert not runs.is_finished(tmp_path)
+    runs.record_end(tmp_path)
+    assert runs.is_finished(tmp_path)
+    assert [start["seed"] for start in json.loads((tmp_path / "environment.json").read_text())] == ["0", "1"]
+
+
+@pytest.mark.parametrize("content", ["", "[", "3", "[3]", "{}", "[null]"])
+def test_a_damaged_record_is_written_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "environment.json").write_text(content)
+    assert not runs.is_finished(tmp_path)
+    runs.record_start(tmp_path, seed="2")
+    assert [start["seed"] for start in json.loads((tmp_path / "environment.json").read_text())] == ["2"]

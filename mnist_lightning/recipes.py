@@ -1,0 +1,98 @@
+"""What a resumed run keeps of its recipe, which a checkpoint holds: all settings, and no class that a file names."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mnist_lightning.files import parse_settings
+
+KEPT = (
+    "seed_everything",
+    "model",
+    "data",
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches")),
+    *(f"trainer.{name}" for name in ("devices", "num_nodes", "strategy", "precision", "accumulate_grad_batches")),
+    *(f"trainer.{name}" for name in ("gradient_clip", "limit_val_batches", "check_val_every_n_epoch", "val_check")),
+)
+"""Settings that decide what a resumed run computes."""
+FREE = ("data.data_dir", "data.num_workers")
+"""Those among them that don't."""
+HARMLESS = tuple(
+    f"lightning.pytorch.callbacks.{name}" for name in ("EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor")
+)
+"""Callbacks that a checkpoint may name: they write to no place of their own."""
+MADE_OF_CLASSES = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "profiler"))
+"""Settings that a checkpoint can't bring along, but for those callbacks."""
+
+
+def without_classes(recipe: str) -> str:
+    """Leaves out of a stored recipe what may name a class: nothing is imported because a file says so.
+
+    Args:
+        recipe: YAML from anybody.
+
+    Raises:
+        ValueError: It is no recipe.
+    """
+    settings = parse_settings(recipe, "the checkpoint's recipe")
+    if not isinstance(settings, dict) or not isinstance(trainer := settings.get("trainer", {}), dict):
+        raise ValueError("the checkpoint's recipe is none")
+    settings.pop("model", None)  # known classes have become the default already
+    settings["trainer"] = {name: value for name, value in trainer.items() if _is_plain(value)}
+    callbacks = trainer.get("callbacks")
+    if isinstance(callbacks, list):
+        settings["trainer"]["callbacks"] = list(filter(_is_harmless, callbacks)) or None
+    return yaml.safe_dump(settings)
+
+
+def check_same(path: Path, stored: str, given: str) -> None:
+    """Checks that a run is resumed with the settings that it began with.
+
+    Args:
+        path: The checkpoint.
+        stored: Its recipe.
+        given: All settings now, as YAML.
+
+    Raises:
+        ValueError: A setting that decides what is computed differs, or a class is missing.
+    """
+    then, now = (flatten(yaml.safe_load(text)) for text in (stored, given))
+    for name in sorted(then.keys() | now.keys()):
+        if name.startswith(KEPT) and name not in FREE and then.get(name) != now.get(name):
+            raise ValueError(
+                f"{name} is {then.get(name)} in {path}, not {now.get(name)}, and a resumed run keeps its settings; "
+                "leave the flag out, or train a new model without --ckpt_path"
+            )
+        missing = [item for item in _as_list(then.get(name)) if item not in _as_list(now.get(name))]
+        if missing and name.startswith(MADE_OF_CLASSES) and not _is_plain(then.get(name)):
+            raise ValueError(
+                f"{path} was trained with {name} {missing}, and nothing is imported because a file says so; "
+                "give the run's own config.yaml with --config"
+            )
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by their dotted names."""
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    parts = (flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in settings.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _is_harmless(callback: Any) -> bool:
+    """Tells whether a callback that a checkpoint names may be made."""
+    match callback:
+        case {"class_path": str(name), **rest}:
+            options = rest.get("init_args") or {}
+            return name in HARMLESS and isinstance(options, dict) and all(map(_is_plain, options.values()))
+    return False
+
+
+def _is_plain(value: object) -> bool:
+    """Tells whether a setting can't name anything to import."""
+    return not isinstance(value, dict | list) and not (isinstance(value, str) and "." in value)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
