@@ -36,10 +36,11 @@ class Parameter:
     def suggest(self, trial: optuna.Trial) -> Any:
         """Lets a trial choose."""
         options = dict(self.options)
-        if "choices" in options:  # as text, because Optuna stores no lists
-            return json.loads(
-                trial.suggest_categorical(self.label, [json.dumps(value) for value in options["choices"]])
-            )
+        if "choices" in options:
+            if all(isinstance(value, int | float) for value in options["choices"]):
+                return trial.suggest_categorical(self.label, options["choices"])
+            texts = [json.dumps(value) for value in options["choices"]]  # because Optuna stores no lists
+            return json.loads(trial.suggest_categorical(self.label, texts))
         whole = all(isinstance(options[name], int) for name in ("low", "high"))
         return (trial.suggest_int if whole else trial.suggest_float)(self.label, **options)
 

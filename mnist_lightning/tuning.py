@@ -232,12 +232,11 @@ class Search:
         for name, draw in drawn.items():
             # Optuna changes the style of all figures, and stretches axes that have one value.
             with matplotlib.rc_context(), warnings.catch_warnings(action="ignore"):
-                axes = draw(study)
-                for labelled in axes.figure.axes:
-                    labelled.set(
-                        xlabel=labelled.get_xlabel().replace("Objective Value", "validation accuracy"),
-                        ylabel=labelled.get_ylabel().replace("Objective Value", "validation accuracy"),
-                    )
+                axes = draw(study, target_name="validation accuracy")
+                if name == "parallel_coordinate":
+                    axes.figure.set_figwidth(max(6.4, 1.2 * len(axes.figure.axes)))  # it has an axis for each parameter
+                if name == "importance":
+                    axes.get_legend().remove()  # it hides the smallest
                 write_figure(self.folder / "figures" / f"{name}.png", axes.figure, bbox_inches="tight")
                 pyplot.close(axes.figure)
 
