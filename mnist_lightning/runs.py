@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,13 +73,18 @@ def record_start(run_dir: Path, **details: object) -> None:
         details["git"] = found.stdout.strip() or None  # of the folder that the command was given in
     start = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [hide_passwords(arg) for arg in sys.argv],
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": {package: version(package) for package in ("mnist_lightning", "torch", "lightning", "numpy")},
         **details,
     }
     _write_starts(run_dir, [*_read_starts(run_dir), start])
+
+
+def hide_passwords(text: str) -> str:
+    """Returns a text with `***` for the passwords of the addresses in it."""
+    return re.sub(r"(?<=://)([^/?@]*?):[^@]*@", r"\1:***@", re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text))
 
 
 def record_end(run_dir: Path) -> None:

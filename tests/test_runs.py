@@ -73,6 +73,27 @@ def test_a_claim_removes_what_a_killed_process_left_half_written(tmp_path: Path)
             pass
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql+psycopg://ann:se/c:ret@host:5432/x", "postgresql+psycopg://ann:***@host:5432/x"),
+        (
+            "--storage=postgresql://host/x?password=secret&user=ann",
+            "--storage=postgresql://host/x?password=***&user=ann",
+        ),
+        ("postgresql://ann@host/x", "postgresql://ann@host/x"),
+        ("sqlite:///tuning/cnn/study.db", "sqlite:///tuning/cnn/study.db"),
+        ("--model.init_args.learning_rate=0.01", "--model.init_args.learning_rate=0.01"),
+    ],
+)
+def test_passwords_are_shown_nowhere(text: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.hide_passwords(text) == shown
+    monkeypatch.setattr("sys.argv", ["mnist_lightning", "tune", text])
+    runs.record_start(tmp_path)
+    (start,) = json.loads((tmp_path / "environment.json").read_text())
+    assert start["command"] == ["mnist_lightning", "tune", shown]
+
+
 def test_a_run_is_finished_when_it_has_recorded_its_end(tmp_path: Path) -> None:
     assert not runs.is_finished(tmp_path)
     for seed in ("0", "1"):
