@@ -1,16 +1,21 @@
 """What a search may choose: flags of `fit`, each with a range or choices."""
 
 import json
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from mnist_lightning.files import read_settings
 
 RANGE, CHOICES = {"low", "high"}, {"choices"}
+OWN = {"trainer.max_epochs": "--epochs", "trainer.default_root_dir": "--study", "seed_everything": "--seeds"}
+"""What `tune` decides itself, and by which flag."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,12 @@ class Parameter:
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """Lets a trial choose."""
-        options = dict(self.options)
-        if "choices" in options:
-            if all(isinstance(value, int | float) for value in options["choices"]):
-                return trial.suggest_categorical(self.label, options["choices"])
-            texts = [json.dumps(value) for value in options["choices"]]  # because Optuna stores no lists
+        if "choices" in self.options:
+            if all(isinstance(value, int | float) for value in self.options["choices"]):
+                return trial.suggest_categorical(self.label, self.options["choices"])
+            texts = [json.dumps(value) for value in self.options["choices"]]  # because Optuna stores no lists
             return json.loads(trial.suggest_categorical(self.label, texts))
-        whole = all(isinstance(options[name], int) for name in ("low", "high"))
-        return (trial.suggest_int if whole else trial.suggest_float)(self.label, **options)
+        return (trial.suggest_int if _is_whole(self.options) else trial.suggest_float)(self.label, **self.options)
 
 
 def read_space(path: Path) -> list[Parameter]:
@@ -65,21 +68,44 @@ def read_space(path: Path) -> list[Parameter]:
 
 
 def _parameter(name: str, label: str, options: Any) -> Parameter:
-    given = f"{name}: {json.dumps(options)}"
+    given = f"{name}: {json.dumps(options)} in the space"
+    if name in OWN:
+        raise ValueError(f"{given} is what tune decides itself; leave it out, and see {OWN[name]}")
     if not isinstance(options, dict):
-        raise ValueError(f"{given} in the space is no range; give {{low: …, high: …}} or {{choices: […]}}")
+        raise ValueError(f"{given} is no range; give {{low: …, high: …}} or {{choices: […]}}")
     options = {key: _number(value) for key, value in options.items()}
     only_with = options.pop("only_with", None)
     if options.keys() == CHOICES:
         if not isinstance(options["choices"], list) or not options["choices"]:
-            raise ValueError(f"{given} in the space has no choices; give one or more in a list")
+            raise ValueError(f"{given} has no choices; give one or more in a list")
     elif not RANGE <= options.keys() <= RANGE | {"log", "step"}:
-        raise ValueError(f"{given} in the space is no range; give low and high, with log or step, or choices alone")
-    elif not all(isinstance(options[key], int | float) for key in RANGE) or options["low"] >= options["high"]:
-        raise ValueError(f"{given} in the space has nothing in it; low must be a number less than high")
-    elif options.get("log") and (options["low"] <= 0 or "step" in options):
-        raise ValueError(f"{given} in the space can't be logarithmic; low must be more than 0, and step left out")
+        raise ValueError(f"{given} is no range; give low and high, with log or step, or choices alone")
+    else:
+        _check_range(given, options)
     return Parameter(name, label, options, only_with)
+
+
+def _check_range(given: str, options: dict[str, Any]) -> None:
+    numbers = [value for key, value in options.items() if key != "log"]
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
+        raise ValueError(f"{given} is no range; low, high and step must be numbers")
+    if options["low"] >= options["high"]:
+        raise ValueError(f"{given} has nothing in it; low must be less than high")
+    if not isinstance(options.get("log", False), bool):
+        raise ValueError(f"{given} has a log that is neither true nor false")
+    if options.get("log") and (options["low"] <= 0 or "step" in options):
+        raise ValueError(f"{given} can't be logarithmic; low must be more than 0, and step left out")
+    try:
+        with warnings.catch_warnings(action="error"):
+            (IntDistribution if _is_whole(options) else FloatDistribution)(**options)
+    except UserWarning as warning:
+        raise ValueError(f"{given} has steps that don't end at high; give another high or step") from warning
+    except ValueError as error:
+        raise ValueError(f"{given} can't be searched: {error}") from error
+
+
+def _is_whole(options: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int) for value in options.values())
 
 
 def _number(value: Any) -> Any:

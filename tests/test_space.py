@@ -44,8 +44,8 @@ def test_flags_begin_with_the_model() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("a: {low: 64, high: 8}", "has nothing in it; low must be a number less than high"),
-        ("a: {low: x, high: y}", "has nothing in it; low must be a number less than high"),
+        ("a: {low: 64, high: 8}", "has nothing in it; low must be less than high"),
+        ("a: {low: x, high: y}", "is no range; low, high and step must be numbers"),
         ("a: {choices: []}", "has no choices; give one or more in a list"),
         ("a: {choices: 3}", "has no choices; give one or more in a list"),
         ("a: {low: 0, high: 8, log: true}", "can't be logarithmic; low must be more than 0"),
@@ -53,6 +53,14 @@ def test_flags_begin_with_the_model() -> None:
             "a: {low: 1, high: 8, log: true, step: 2}",
             "can't be logarithmic; low must be more than 0, and step left out",
         ),
+        ("a: {low: 1, high: 9, step: 0}", "can't be searched: `step > 0` must hold"),
+        ("a: {low: 1, high: 9, step: 3}", "has steps that don't end at high; give another high or step"),
+        ("a: {low: 1, high: 9, step: x}", "is no range; low, high and step must be numbers"),
+        ("a: {low: 1, high: .inf}", "low, high and step must be numbers"),
+        ("a: {low: .nan, high: 1}", "low, high and step must be numbers"),
+        ("a: {low: 1, high: 9, log: 2}", "has a log that is neither true nor false"),
+        ("trainer.max_epochs: {low: 1, high: 9}", "is what tune decides itself; leave it out, and see --epochs"),
+        ("seed_everything: {choices: [1, 2]}", "is what tune decides itself; leave it out, and see --seeds"),
         ("a: 64", "is no range; give {low: …, high: …}"),
         ("a: {low: 8}", "is no range; give low and high, with log or step, or choices alone"),
         ("a: {low: 8, high: 9, base: 2}", "is no range; give low and high, with log or step, or choices alone"),
@@ -61,6 +69,6 @@ def test_flags_begin_with_the_model() -> None:
 )
 def test_what_is_no_range_is_told(tmp_path: Path, space: str, message: str) -> None:
     (tmp_path / "space.yaml").write_text(space)
-    with pytest.raises(ValueError, match=message.split(" ")[0]) as error:
+    with pytest.raises(ValueError) as error:
         read_space(tmp_path / "space.yaml")
     assert message in str(error.value)
