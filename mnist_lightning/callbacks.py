@@ -1,5 +1,6 @@
 """What watches a run: scores for TensorBoard, predictions, the progress bar."""
 
+import dataclasses
 import math
 import os
 import random
@@ -20,6 +21,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning import figures, reports, runs
+from mnist_lightning.augment import Augmentation
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import DivergedError
 from mnist_lightning.models import Classifier
@@ -31,6 +33,7 @@ PATIENCE = 100
 """Steps after which a model that still knows nothing is given up."""
 WITHOUT_EFFECT = ("class_names", "data_dir", "num_workers")
 """Hyper-parameters that no score depends on."""
+NO_AUGMENTATION = dataclasses.asdict(Augmentation())
 
 
 def tensorboard(trainer: Trainer) -> list[TensorBoardLogger]:
@@ -77,12 +80,14 @@ class Scoreboard(Callback):
         run_dir: Where the run's files go, in the process that writes them.
         seconds: How long training took, with validation and checkpoints.
         stopped_by: The signal that ended training, if one did.
+        hyper_parameters: What TensorBoard's hparams page shows of the run; default: all that can change its scores.
         workers: The processes that Lightning started beside this one.
     """
 
     run_dir: Path | None = None
     seconds = 0.0
     stopped_by: int | None = None
+    hyper_parameters: dict[str, Any] | None = None
 
     def __init__(self) -> None:
         self.workers = Workers()
@@ -196,7 +201,7 @@ class Scoreboard(Callback):
         if best and best.best_model_score is not None:
             scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
             for logger in tensorboard(trainer):
-                options = {name: value for name, value in logger.hparams.items() if name not in WITHOUT_EFFECT}
+                options = self.hyper_parameters or _with_effect(dict(logger.hparams))
                 logger.log_hyperparams(options, scores, step=trainer.global_step)
                 logger.experiment.flush()
         if self.run_dir:
@@ -209,6 +214,12 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 def _as_logged(row: dict[str, float]) -> dict[str, float]:
     return {**row, "epoch": row["epoch"] - 1}  # loggers count epochs from 0
+
+
+def _with_effect(options: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what no score depends on, and each augmentation that is off."""
+    used = {name: value for name, value in options.get("augmentation", {}).items() if value != NO_AUGMENTATION[name]}
+    return {name: value for name, value in {**options, "augmentation": used}.items() if name not in WITHOUT_EFFECT}
 
 
 def _check_that_it_learns(trainer: Trainer, scores: dict[str, float]) -> None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NoReturn
 
 import matplotlib
 import optuna
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib import pyplot
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -28,11 +30,15 @@ from mnist_lightning.arguments import CLI
 from mnist_lightning.errors import Parser, in_one_line
 from mnist_lightning.files import write_atomically
 from mnist_lightning.models import check_range
+from mnist_lightning.recipes import flatten
 from mnist_lightning.reports import write_csv, write_figure
+from mnist_lightning.runs import hide_passwords
 from mnist_lightning.space import Parameter, as_flags, read_space
 
 RECIPE = -1
 """Stands among the finalists for the recipe as it is."""
+SURPLUS = "another machine began the last one at the same moment"
+"""The error of a trial that is one too many."""
 
 
 class Report(Callback):
@@ -51,7 +57,7 @@ class Report(Callback):
 
 def make_sampler(seed: int | None = None) -> optuna.samplers.BaseSampler:
     """Returns what chooses the values: Parzen estimators of all of them together, aware of trials that still run."""
-    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,18 @@ class Search:
 
         Args:
             timeout_s: No trial begins after that many seconds; the same command goes on later.
+
+        Raises:
+            OSError: The storage answers no longer.
         """
-        end = time.monotonic() + timeout_s if timeout_s else math.inf
+        try:
+            self._run(time.monotonic() + timeout_s if timeout_s else math.inf)
+        except Exception as error:
+            if not (lost := _find_cause(error, SQLAlchemyError)):
+                raise
+            raise OSError(f"the storage answers no longer ({_problem(lost)}); the same command goes on") from error
+
+    def _run(self, end: float) -> None:
         study = self._open(self.name)
         if self._work(study, self.num_trials, self._search, end) and (found := best_trials(study)):
             finals = self._open(f"{self.name}, finalists")
@@ -131,29 +147,40 @@ class Search:
 
     def _work(self, study: optuna.Study, count: int, objective: Callable[[optuna.Trial], float], end: float) -> bool:
         """Runs trials until there are that many and none is left; tells whether there was time for that."""
+        watched: set[int] = set()
         while time.monotonic() < end:
             trials = study.get_trials(deepcopy=False)
             states = {trial.state for trial in trials}
-            if TrialState.WAITING in states or sum(map(_is_first_try, trials)) < count:
-                study.optimize(objective, n_trials=1, catch=(Exception,))
+            if TrialState.WAITING in states or sum(map(_counts, trials)) < count:
+                try:
+                    study.optimize(objective, n_trials=1, catch=(Exception,))
+                except ValueError as error:
+                    if "Cannot tell a FAIL trial" not in str(error):
+                        raise
+                    self.say("this machine was silent for so long that its trial was given to another")
             elif TrialState.RUNNING in states:  # on another machine, which may die yet
                 time.sleep(1)
                 optuna.storages.fail_stale_trials(study)
+                for trial in trials:
+                    if trial.state == TrialState.RUNNING and trial.number not in watched:
+                        self.storage.record_heartbeat(trial._trial_id)  # one that died before its own has none
+                        watched.add(trial.number)
             else:
                 return True
         return False
 
     def _search(self, trial: optuna.Trial) -> float:
         earlier = trial.study.get_trials(deepcopy=False)[: trial.number]
-        if sum(map(_is_first_try, earlier)) >= self.num_trials:
-            raise RuntimeError("another machine began the last trial at the same moment")
+        if sum(map(_counts, earlier)) >= self.num_trials:
+            _refuse(trial)
         values: dict[str, Any] = {}
         for parameter in self.space:
             if parameter.only_with in (None, values.get("model", self.model)):
                 values[parameter.name] = parameter.suggest(trial)
         trial.set_user_attr("values", values)
         report = Report(trial)
-        accuracy = self._fit(trial, [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"], [report])
+        flags = [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"]
+        accuracy = self._fit(trial, f"trial {trial.number}", flags, [report])
         shown = ", ".join(f"{entry.label} {_short(values[entry.name])}" for entry in self.space if entry.name in values)
         self.say(f"trial {trial.number}: {accuracy:.2%}{' and ended early' * report.is_pruned} with {shown}")
         if report.is_pruned:
@@ -162,16 +189,22 @@ class Search:
 
     def _train_finalist(self, study: optuna.Study, trial: optuna.Trial) -> float:
         number, seed = trial.suggest_int("trial", RECIPE, 10**6), trial.suggest_int("seed", 0, 10**6)
+        earlier = [other for other in trial.study.get_trials(deepcopy=False) if other.number < trial.number]
+        taken = [other.system_attrs["fixed_params"] for other in earlier if other.state != TrialState.FAIL]
+        if {"trial": number, "seed": seed} in taken:
+            _refuse(trial)
         values = study.trials[number].user_attrs["values"] if number != RECIPE else {}
-        accuracy = self._fit(trial, [*as_flags(values), f"--seed_everything={seed}"], [])
-        self.say(f"{f'trial {number}' if values else 'the recipe'} in full, seed {seed}: {accuracy:.2%}")
+        name = f"{'the recipe' if number == RECIPE else f'trial {number}'} in full, seed {seed}"
+        accuracy = self._fit(trial, name, [*as_flags(values), f"--seed_everything={seed}"], [])
+        self.say(f"{name}: {accuracy:.2%}")
         return accuracy
 
-    def _fit(self, trial: optuna.Trial, flags: list[str], callbacks: list[Callback]) -> float:
+    def _fit(self, trial: optuna.Trial, name: str, flags: list[str], callbacks: list[Callback]) -> float:
         own = [f"--trainer.default_root_dir={self.folder}", "--trainer.enable_progress_bar=false"]
         own.append("--trainer.check_val_every_n_epoch=1")  # or there would be nothing to score
         try:
             cli = CLI("fit", [*self.flags, *flags, *own], callbacks)
+            cli.scoreboard.hyper_parameters = self._searched(cli)
             trial.set_user_attr("run", str(cli.open_run_dir()))
             with cli.claims:
                 cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
@@ -179,9 +212,17 @@ class Search:
             raise SystemExit(128 + (cli.scoreboard.stopped_by or signal.SIGINT)) from None  # silent for long enough
         except Exception as error:
             trial.set_user_attr("error", in_one_line(error)[:500])
-            self.say(f"trial {trial.number} failed: {in_one_line(error)}")
+            self.say(f"{name} failed: {in_one_line(error)}")
             raise
         return float(cli.trainer.callback_metrics["val/accuracy"])
+
+    def _searched(self, cli: CLI) -> dict[str, Any]:
+        """Returns what runs of this search differ in, for TensorBoard."""
+        settings = flatten(_as_settings(cli))
+        settings |= {"model": settings["model.class_path"].rpartition(".")[2]}
+        names = {"epochs": "trainer.max_epochs", "seed": "seed_everything"}
+        names |= {entry.label: entry.name for entry in self.space}
+        return {label: settings[name] for label, name in names.items() if name in settings}
 
     def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
         """Shows the best trials, and writes `trials.csv`, `best.yaml` and figures."""
@@ -191,18 +232,26 @@ class Search:
             scores.setdefault(trial.params["trial"], {})[trial.params["seed"]] = trial.values[0]
         whole = {number: fmean(seeds.values()) for number, seeds in scores.items() if len(seeds) >= self.num_seeds}
         in_full = {number: f"{whole[number]:.2%}" if number in whole else "not all" for number in scores}
-        table = Table("trial", "validation", *(entry.label for entry in self.space), f"{self.num_seeds} in full")
-        for trial in found[:5]:
-            values = [_short(trial.user_attrs["values"].get(name, "")) for name in names]
-            table.add_row(str(trial.number), f"{trial.values[0]:.2%}", *values, in_full.get(trial.number, ""))
-        table.add_row("the recipe", "", *[""] * len(names), in_full.get(RECIPE, ""))
+        table = Table("trial", *(str(trial.number) for trial in found[:5]), "recipe")
+        table.add_row("validation", *(f"{trial.values[0]:.2%}" for trial in found[:5]))
+        for entry in self.space:
+            table.add_row(entry.label, *(_short(trial.user_attrs["values"].get(entry.name, "")) for trial in found[:5]))
+        numbers = [*(trial.number for trial in found[:5]), RECIPE]
+        table.add_row(f"{self.num_seeds} in full", *(in_full.get(number, "") for number in numbers))
         self.say(table)
         if not whole.keys() - {RECIPE}:
             self.say("no finalist could be trained with every seed, so that there is no best.yaml")
             return
         best = max(whole.keys() - {RECIPE}, key=whole.__getitem__)
-        config = CLI("fit", [*self.flags, *as_flags(study.trials[best].user_attrs["values"])])
-        write_atomically(self.folder / "best.yaml", config.parser.dump(config.config, skip_default=True))
+        if whole.get(RECIPE, 0) >= whole[best]:
+            self.say("nothing better than the recipe was found; best.yaml is the best beside it")
+        settings = _as_settings(CLI("fit", [*self.flags, *as_flags(study.trials[best].user_attrs["values"])]))
+        defaults = _as_settings(CLI("fit", [f"--model={settings['model']['class_path']}"]))
+        origin = (
+            f"# Trial {best} of the search {self.name}: {in_full[best]} of the validation images, mean of its seeds.\n"
+        )
+        recipe = yaml.safe_dump(_differences(settings, defaults), sort_keys=False)
+        write_atomically(self.folder / "best.yaml", origin + recipe)
         columns = ["trial", "state", "validation accuracy", *names, "run", "error"]
         rows = [
             [
@@ -219,7 +268,8 @@ class Search:
 
     def _draw(self, study: optuna.Study) -> None:
         importances: dict[str, float] = {}
-        with contextlib.suppress(ValueError, RuntimeError):  # too few trials, or all alike
+        # Too few trials, or all alike, or some of them with a parameter that few others have.
+        with contextlib.suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
             importances = optuna.importance.get_param_importances(study)
         for name, share in importances.items():
             self.say(f"importance  {share:.0%} {name}")
@@ -250,8 +300,32 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return list(found.values())
 
 
-def _is_first_try(trial: FrozenTrial) -> bool:
-    return RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is None
+def _counts(trial: FrozenTrial) -> bool:
+    """Tells whether a trial is one of those that were asked for, and not a repetition or one too many."""
+    is_first_try = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is None
+    return is_first_try and trial.user_attrs.get("error") != SURPLUS
+
+
+def _refuse(trial: optuna.Trial) -> NoReturn:
+    trial.set_user_attr("error", SURPLUS)
+    raise RuntimeError(SURPLUS)
+
+
+def _as_settings(cli: CLI) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config))
+    return settings
+
+
+def _differences(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are not the defaults; a model keeps its class."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            if inner := _differences(value, defaults[name]):
+                found[name] = inner
+        elif name == "class_path" or name not in defaults or value != defaults[name]:
+            found[name] = value
+    return found
 
 
 def _short(value: Any) -> str:
@@ -288,14 +362,12 @@ def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, fl
         value = getattr(args, name)
         check_range(name, value, value is None or value >= least, f"{least} or more")
     recipe = [*([f"--config={args.config}"] if args.config else []), *rest]
-    cli = CLI("fit", recipe)
-    if cli.trainer.world_size > 1:
-        raise ValueError("a trial has one device; give --trainer.devices 1, and start tune once for each device")
     space = read_space(args.space)
+    cli = _checked(recipe)
     for parameter in space:
         model = [f"--model={parameter.only_with}"] if parameter.only_with else []
         for value in parameter.values():
-            CLI("fit", [*recipe, *model, *as_flags({parameter.name: value})])
+            _checked([*recipe, *model, *as_flags({parameter.name: value})])
     name = args.study or (Path(args.config).stem if args.config else "fit")
     folder = Path("tuning") / name
     if args.storage is None:
@@ -316,7 +388,23 @@ def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, fl
     return search, args.timeout_s
 
 
-def open_storage(url: str, grace_s: int) -> RDBStorage:
+class Storage(RDBStorage):
+    """A database for trials that forgives a sign of life which does not reach it."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Records that a trial is alive."""
+        with contextlib.suppress(StorageInternalError):  # what else is asked of it will tell, and in a line
+            super().record_heartbeat(trial_id)
+
+
+def _checked(flags: list[str]) -> CLI:
+    cli = CLI("fit", flags)
+    if cli.trainer.world_size > 1:
+        raise ValueError("a trial has one device; give --trainer.devices 1, and start tune once for each device")
+    return cli
+
+
+def open_storage(url: str, grace_s: int) -> Storage:
     """Opens a database that a search is shared by; its trials show that they live, and are repeated once if not.
 
     Args:
@@ -327,11 +415,11 @@ def open_storage(url: str, grace_s: int) -> RDBStorage:
         ValueError: The address is none, or nothing answers there. Passwords are left out.
     """
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError as error:
+        make_url(url)
+    except (SQLAlchemyError, ValueError) as error:
         raise ValueError("--storage is no address; give one such as postgresql+psycopg://user@host/name") from error
     storage = partial(
-        RDBStorage,
+        Storage,
         url,
         heartbeat_interval=max(1, grace_s // 6),
         grace_period=grace_s,
@@ -344,8 +432,19 @@ def open_storage(url: str, grace_s: int) -> RDBStorage:
             time.sleep(3)
             return storage()
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
-        problem = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"--storage {shown} can't be used: {problem}") from error
+        raise ValueError(f"--storage {hide_passwords(url)} can't be used: {_problem(error)}") from error
+
+
+def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """Returns the first error of a kind among those that led to an error."""
+    while error and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _problem(error: BaseException) -> str:
+    """Returns the first line of what a database said."""
+    return hide_passwords(str(error.__cause__ or error).strip().splitlines()[0])
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # `say` tells what became of a trial

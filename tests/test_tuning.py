@@ -9,13 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import yaml
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from mnist_lightning import tuning
 from mnist_lightning.__main__ import main
@@ -40,6 +44,7 @@ files = {split: (File(f"{split}-images"), File(f"{split}-labels")) for split in 
 SOURCES["Tiny"] = Source(tuple("0123456789"), 0.2, 0.3, "the tests", "Tiny", files)
 main()
 """  # a new process does not know the tests' dataset
+STORAGE = "sqlite:///tuning/small/study.db"
 QUICK = ["--trials", "4", "--epochs", "1", "--finalists", "2", "--seeds", "2", *SMALL]
 
 
@@ -73,15 +78,46 @@ def test_a_search_finds_values_that_fit_takes(tune: list[str], capsys: pytest.Ca
     assert output.count("the recipe in full, seed ") == 2
     assert output.count(" in full, seed ") == 6
     best = yaml.safe_load((folder / "best.yaml").read_text())
-    assert 1e-4 <= best["model"]["init_args"]["learning_rate"] <= 1e-1
-    assert best["trainer"]["max_epochs"] == 2  # a recipe's own length
-    assert "enable_progress_bar" not in best["trainer"]
+    options = best["model"].pop("init_args")
+    assert 1e-4 <= options.pop("learning_rate") <= 1e-1
+    assert options.pop("hidden_sizes") in ([16], [32, 16])
+    assert options == {"dropout": 0.1}  # what the recipe says, and no default
+    assert best["trainer"] == {"max_epochs": 2, "accelerator": "cpu"}  # a recipe's own length
     main(["fit", "--config", str(folder / "best.yaml")])
     capsys.readouterr()
     main(tune)  # again: everything is done
     assert "trial 4" not in capsys.readouterr().out
     main([*tune, "--trials", "5"])
     assert capsys.readouterr().out.count("trial 4: ") == 1
+
+
+def hyper_parameters(run_dir: str) -> dict[str, object]:
+    """Returns what TensorBoard's hparams page shows of a run."""
+    metadata = EventAccumulator(run_dir).Reload().summary_metadata["_hparams_/session_start_info"]
+    content = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in content.items()}
+
+
+def test_a_model_may_be_chosen_with_what_belongs_to_it(tune: list[str]) -> None:
+    Path("space.yaml").write_text(
+        "model: {choices: [MLP, CNN]}\n"
+        "model.init_args.widths: {choices: [[4, 4], [8, 8]], only_with: CNN}\n"
+        "model.init_args.hidden_sizes: {choices: [[16], [32]], only_with: MLP}\n"
+    )
+    main([*tune, "--trials", "8"])
+    with Path("tuning/small/trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["model"] for row in rows} == {"MLP", "CNN"}
+    for row in rows:
+        assert bool(row["model.init_args.widths"]) == (row["model"] == "CNN")
+        assert bool(row["model.init_args.hidden_sizes"]) == (row["model"] == "MLP")
+        own = {"MLP": "hidden_sizes", "CNN": "widths"}[row["model"]]
+        assert hyper_parameters(row["run"]) == {
+            "model": row["model"],
+            own: row[f"model.init_args.{own}"],
+            "epochs": 1,
+            "seed": 0,
+        }
 
 
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
@@ -107,12 +143,14 @@ def test_a_finalist_that_fails_with_a_seed_is_not_the_best(
     fit = tuning.Search._fit
     finalists: list[list[str]] = []
 
-    def fit_or_fail(self: tuning.Search, trial: optuna.Trial, flags: list[str], callbacks: list[Callback]) -> float:
+    def fit_or_fail(
+        self: tuning.Search, trial: optuna.Trial, name: str, flags: list[str], callbacks: list[Callback]
+    ) -> float:
         if not callbacks and len(flags) > 1:
             finalists.append(flags[:-1])
             if flags == [*finalists[0], "--seed_everything=1"]:
                 raise RuntimeError("it diverged")
-        return fit(self, trial, flags, callbacks)
+        return fit(self, trial, name, flags, callbacks)
 
     monkeypatch.setattr(tuning.Search, "_fit", fit_or_fail)
     main(tune)
@@ -127,9 +165,11 @@ def test_a_finalist_that_fails_with_a_seed_is_not_the_best(
     ("space", "message"),
     [
         ("model.init_args.depth: {low: 1, high: 2}", "depth"),
-        ("data.batch_size: {low: 64, high: 8}", "has nothing in it; low must be a number less than high"),
+        ("data.batch_size: {low: 64, high: 8}", "has nothing in it; low must be less than high"),
         ("data.batch_size: {choices: [64, 0]}", "batch_size 0 is not allowed"),
         ("", "must map flags of fit to ranges"),
+        ("trainer.devices: {choices: [1, 2]}", "a trial has one device; give --trainer.devices 1"),
+        ("trainer.max_epochs: {low: 1, high: 9}", "is what tune decides itself; leave it out, and see --epochs"),
     ],
 )
 def test_a_space_that_can_not_be_searched_is_told(
@@ -157,6 +197,9 @@ def test_an_unknown_flag_is_refused_with_the_words_of_fit(tune: list[str], capsy
         (["--storage", "nothing"], "--storage is no address; give one such as postgresql+psycopg://user@host/name"),
         (["--storage", "mongo://ann:secret@here/x"], "--storage mongo://ann:***@here/x can't be used"),
         (["--storage", "postgresql+psycopg://ann:secret@127.0.0.1:9/x"], "ann:***@127.0.0.1:9/x can't be used"),
+        (["--storage", "postgresql+psycopg://127.0.0.1:9/x?password=secret"], "x?password=*** can't be used"),
+        (["--storage", "postgresql+psycopg://ann:secret@here:port/x"], "--storage is no address"),
+        (["--storage", "sqlite:///none/x.db"], "--storage sqlite:///none/x.db can't be used: unable to open"),
         (["--trainer.devices", "2"], "a trial has one device; give --trainer.devices 1"),
         (["--nope", "1"], "unrecognized arguments: --nope"),
     ],
@@ -176,9 +219,81 @@ def test_a_study_of_another_space_is_refused(tune: list[str], capsys: pytest.Cap
     assert "has a study small already, with another space, recipe or direction" in line_of(tune, capsys)
 
 
+def test_a_study_of_another_direction_is_refused(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    optuna.create_study(study_name="small", storage="sqlite:///other.db", direction="minimize")
+    told = line_of([*tune, "--storage", "sqlite:///other.db"], capsys)
+    assert "has a study small already, with another space, recipe or direction; give another --study" in told
+    assert not Path("tuning").exists()
+
+
+def states(storage: str = STORAGE, study: str = "small") -> list[str]:
+    return [trial.state.name for trial in optuna.load_study(study_name=study, storage=storage).get_trials()]
+
+
+def test_a_machine_that_died_before_it_could_show_life_is_not_waited_for(tune: list[str]) -> None:
+    main([*tune, "--trials", "1"])
+    optuna.load_study(study_name="small", storage=STORAGE).ask()  # and nothing more
+    main([*tune, "--trials", "3", "--grace_s", "1"])
+    assert states()[:3] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert len(states()) == 4
+
+
+def test_a_machine_that_was_silent_for_long_leaves_its_trial_to_others(
+    tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tuning.Report.on_train_epoch_end
+
+    def report_too_late(self: tuning.Report, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.trial.number == 1:
+            self.trial.storage.set_trial_state_values(self.trial._trial_id, optuna.trial.TrialState.FAIL)
+        report(self, trainer, pl_module)
+
+    monkeypatch.setattr(tuning.Report, "on_train_epoch_end", report_too_late)
+    main(tune)
+    assert "this machine was silent for so long that its trial was given to another" in capsys.readouterr().out
+    assert states()[:2] == ["COMPLETE", "FAIL"]
+
+
+def test_what_two_machines_begin_at_the_same_moment_is_done_once(
+    tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enqueue, get_trials = optuna.Study.enqueue_trial, optuna.Study.get_trials
+    num_looks = 0
+
+    def enqueue_twice(self: optuna.Study, params: dict[str, object], skip_if_exists: bool) -> None:
+        for _ in range(2):
+            enqueue(self, params)
+
+    def look_too_early(self: optuna.Study, *args: Any, **kwargs: Any) -> list[optuna.trial.FrozenTrial]:
+        nonlocal num_looks
+        found = get_trials(self, *args, **kwargs)
+        is_done = self.study_name == "small" and len(found) == 4 and found[3].state.is_finished()
+        num_looks += is_done
+        return found[:3] if is_done and num_looks == 1 else found
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue_twice)
+    monkeypatch.setattr(optuna.Study, "get_trials", look_too_early)
+    main(tune)
+    assert capsys.readouterr().out.count(" in full, seed ") == 6
+    assert states(study="small, finalists").count("COMPLETE") == 6
+    assert states()[4:] == ["FAIL"]
+    with Path("tuning/small/trials.csv").open() as stream:
+        assert list(csv.DictReader(stream))[4]["error"] == tuning.SURPLUS
+    main([*tune, "--trials", "5"])
+    assert len(states()) == 6  # the one too many does not count
+
+
+@dataclass(frozen=True)
+class Server:
+    """A database that can be stopped."""
+
+    address: str
+    stop: Callable[[], None]
+
+
 @pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    """Starts a PostgreSQL server of its own as an ordinary user, and returns its address."""
+def postgresql(tmp_path: Path) -> Iterator[Server]:
+    """Starts a PostgreSQL server of its own as an ordinary user."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "initdb")]
     programs = found[-1].parent
     user = "postgres" if os.getuid() == 0 else getpass.getuser()
@@ -203,18 +318,35 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
         f"-p {port} -k {folder} -h 127.0.0.1",
         "start",
     )
+
+    def stop() -> None:
+        if (folder / "postmaster.pid").exists():
+            do("pg_ctl", "-D", str(folder), "-m", "immediate", "stop")
+
     try:
-        yield f"postgresql+psycopg://tuner:secret@127.0.0.1:{port}/postgres"
+        yield Server(f"postgresql+psycopg://tuner:secret@127.0.0.1:{port}/postgres", stop)
     finally:
-        do("pg_ctl", "-D", str(folder), "-m", "immediate", "stop")
+        stop()
         subprocess.run([*become, "rm", "-r", str(folder)], check=True)
 
 
 @pytest.mark.slow
-def test_two_machines_share_a_search_though_one_is_killed(tune: list[str], tmp_path: Path, postgresql: str) -> None:
+def test_two_machines_share_a_search_though_one_is_killed(tune: list[str], tmp_path: Path, postgresql: Server) -> None:
     program = tmp_path / "tuner.py"
     program.write_text(PROGRAM)
-    flags = [*tune, "--storage", postgresql, "--trials", "12", "--epochs", "20", "--grace_s", "6", "--seeds", "1"]
+    flags = [
+        *tune,
+        "--storage",
+        postgresql.address,
+        "--trials",
+        "12",
+        "--epochs",
+        "20",
+        "--grace_s",
+        "6",
+        "--seeds",
+        "1",
+    ]
     workers = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -239,10 +371,12 @@ def test_two_machines_share_a_search_though_one_is_killed(tune: list[str], tmp_p
     output, errors = workers[1].communicate(timeout=240)
     assert workers[1].returncode == 0, errors
     assert "secret" not in output + errors
-    storage = optuna.storages.RDBStorage(postgresql)
+    storage = optuna.storages.RDBStorage(postgresql.address)
     trials = optuna.load_study(study_name="small", storage=storage).get_trials()
     storage.remove_session()
     storage.engine.dispose()
+    for trial in trials:
+        print(trial.number, trial.state.name, trial.values, trial.user_attrs["run"], trial.system_attrs)
     done = [
         trial for trial in trials if trial.state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     ]
@@ -250,8 +384,27 @@ def test_two_machines_share_a_search_though_one_is_killed(tune: list[str], tmp_p
     assert (len(done), len(lost)) == (12, 1)
     (again,) = [trial for trial in trials if "failed_trial" in trial.system_attrs]
     assert again.system_attrs["failed_trial"] == lost[0].number
-    for path in tmp_path.rglob("*.yaml"):
-        assert "secret" not in path.read_text()
+    files = [path for name in ("first", "second") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert {"environment.json", "config.yaml", "best.yaml"} <= {path.name for path in files}
+    for path in files:
+        assert b"secret" not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_storage_that_answers_no_longer_is_told_in_a_line(
+    tune: list[str], postgresql: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tuning.Report.on_train_epoch_end
+
+    def report_too_late(self: tuning.Report, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.trial.number == 1:
+            postgresql.stop()
+        report(self, trainer, pl_module)
+
+    monkeypatch.setattr(tuning.Report, "on_train_epoch_end", report_too_late)
+    told = line_of([*tune, "--storage", postgresql.address], capsys)
+    assert "the storage answers no longer (" in told
+    assert told.endswith("; the same command goes on\n")
 
 
 @pytest.mark.slow
