@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from benchmarks import measure
 from mnist_lightning import tuning
 from mnist_lightning.space import read_space
+from mnist_lightning.trials import open_storage
 
 SIDES: dict[str, tuple[Callable[[int], BaseSampler], BasePruner | None]] = {
     "tune": (tuning.make_sampler, None),
@@ -39,7 +40,7 @@ def search(side: str, seed: int, recipe: str, num_trials: int, num_epochs: int) 
     with tempfile.TemporaryDirectory() as folder:
         address = f"sqlite:///{folder}/study.db"
         shared = tuning.Search(
-            storage=tuning.open_storage(address, grace_s=60),
+            storage=open_storage(address, grace_s=60),
             name=side,
             flags=[f"--config=configs/{recipe}.yaml", "--trainer.accelerator=cpu"],
             model="",

@@ -1,7 +1,5 @@
-"""Searching hyper-parameters with Optuna: a trial, the finalists, and what came out."""
+"""Searching hyper-parameters with Optuna: the trials, and then the finalists."""
 
-import contextlib
-import json
 import math
 import signal
 import time
@@ -10,35 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NoReturn
+from typing import Any
 
-import matplotlib
 import optuna
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib import pyplot
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
-from rich.table import Table
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
+from mnist_lightning import findings
 from mnist_lightning.arguments import CLI
 from mnist_lightning.errors import Parser, in_one_line
 from mnist_lightning.files import write_atomically
+from mnist_lightning.findings import RECIPE
 from mnist_lightning.models import check_range
 from mnist_lightning.recipes import flatten
-from mnist_lightning.reports import write_csv, write_figure
-from mnist_lightning.runs import hide_passwords
 from mnist_lightning.space import Parameter, as_flags, read_space
-
-RECIPE = -1
-"""Stands among the finalists for the recipe as it is."""
-SURPLUS = "another machine began the last one at the same moment"
-"""The error of a trial that is one too many."""
+from mnist_lightning.trials import Storage, open_storage, refuse_surplus, told_when_lost
 
 
 class Report(Callback):
@@ -83,7 +68,7 @@ class Search:
         ValueError: The study was made with another space, recipe or direction.
     """
 
-    storage: RDBStorage
+    storage: Storage
     name: str
     flags: list[str]
     model: str
@@ -106,24 +91,19 @@ class Search:
         Raises:
             OSError: The storage answers no longer.
         """
-        try:
-            self._run(time.monotonic() + timeout_s if timeout_s else math.inf)
-        except Exception as error:
-            if not (lost := _find_cause(error, SQLAlchemyError)):
-                raise
-            raise OSError(f"the storage answers no longer ({_problem(lost)}); the same command goes on") from error
-
-    def _run(self, end: float) -> None:
-        study = self._open(self.name)
-        if self._work(study, self.num_trials, self._search, end) and (found := best_trials(study)):
-            finals = self._open(f"{self.name}, finalists")
-            for number in (RECIPE, *(trial.number for trial in found[: self.num_finalists])):
-                for seed in range(self.num_seeds):
-                    finals.enqueue_trial({"trial": number, "seed": seed}, skip_if_exists=True)
-            if self._work(finals, 0, partial(self._train_finalist, study), end):
-                self._write(study, finals)
-                return
-        self.say("stopped; the same command goes on")
+        end = time.monotonic() + timeout_s if timeout_s else math.inf
+        with told_when_lost():
+            study = self._open(self.name)
+            work_on = partial(self.storage.work_on, end=end, say=self.say)
+            if work_on(study, self.num_trials, self._search) and (found := findings.best_trials(study)):
+                finals = self._open(f"{self.name}, finalists")
+                for number in (RECIPE, *(trial.number for trial in found[: self.num_finalists])):
+                    for seed in range(self.num_seeds):
+                        finals.enqueue_trial({"trial": number, "seed": seed}, skip_if_exists=True)
+                if work_on(finals, 0, partial(self._train_finalist, study)):
+                    self._write(study, finals)
+                    return
+            self.say("stopped; the same command goes on")
 
     def _open(self, name: str) -> optuna.Study:
         cli = CLI("fit", self.flags)
@@ -145,34 +125,8 @@ class Search:
             )
         return study
 
-    def _work(self, study: optuna.Study, count: int, objective: Callable[[optuna.Trial], float], end: float) -> bool:
-        """Runs trials until there are that many and none is left; tells whether there was time for that."""
-        watched: set[int] = set()
-        while time.monotonic() < end:
-            trials = study.get_trials(deepcopy=False)
-            states = {trial.state for trial in trials}
-            if TrialState.WAITING in states or sum(map(_counts, trials)) < count:
-                try:
-                    study.optimize(objective, n_trials=1, catch=(Exception,))
-                except ValueError as error:
-                    if "Cannot tell a FAIL trial" not in str(error):
-                        raise
-                    self.say("this machine was silent for so long that its trial was given to another")
-            elif TrialState.RUNNING in states:  # on another machine, which may die yet
-                time.sleep(1)
-                optuna.storages.fail_stale_trials(study)
-                for trial in trials:
-                    if trial.state == TrialState.RUNNING and trial.number not in watched:
-                        self.storage.record_heartbeat(trial._trial_id)  # one that died before its own has none
-                        watched.add(trial.number)
-            else:
-                return True
-        return False
-
     def _search(self, trial: optuna.Trial) -> float:
-        earlier = trial.study.get_trials(deepcopy=False)[: trial.number]
-        if sum(map(_counts, earlier)) >= self.num_trials:
-            _refuse(trial)
+        refuse_surplus(trial, self.num_trials)
         values: dict[str, Any] = {}
         for parameter in self.space:
             if parameter.only_with in (None, values.get("model", self.model)):
@@ -181,18 +135,17 @@ class Search:
         report = Report(trial)
         flags = [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"]
         accuracy = self._fit(trial, f"trial {trial.number}", flags, [report])
-        shown = ", ".join(f"{entry.label} {_short(values[entry.name])}" for entry in self.space if entry.name in values)
+        shown = ", ".join(
+            f"{entry.label} {findings.short(values[entry.name])}" for entry in self.space if entry.name in values
+        )
         self.say(f"trial {trial.number}: {accuracy:.2%}{' and ended early' * report.is_pruned} with {shown}")
         if report.is_pruned:
             raise optuna.TrialPruned
         return accuracy
 
     def _train_finalist(self, study: optuna.Study, trial: optuna.Trial) -> float:
+        refuse_surplus(trial)
         number, seed = trial.suggest_int("trial", RECIPE, 10**6), trial.suggest_int("seed", 0, 10**6)
-        earlier = [other for other in trial.study.get_trials(deepcopy=False) if other.number < trial.number]
-        taken = [other.system_attrs["fixed_params"] for other in earlier if other.state != TrialState.FAIL]
-        if {"trial": number, "seed": seed} in taken:
-            _refuse(trial)
         values = study.trials[number].user_attrs["values"] if number != RECIPE else {}
         name = f"{'the recipe' if number == RECIPE else f'trial {number}'} in full, seed {seed}"
         accuracy = self._fit(trial, name, [*as_flags(values), f"--seed_everything={seed}"], [])
@@ -225,90 +178,27 @@ class Search:
         return {label: settings[name] for label, name in names.items() if name in settings}
 
     def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
-        """Shows the best trials, and writes `trials.csv`, `best.yaml` and figures."""
-        found, names = best_trials(study), [entry.name for entry in self.space]
-        scores: dict[int, dict[int, float]] = {}
-        for trial in finals.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            scores.setdefault(trial.params["trial"], {})[trial.params["seed"]] = trial.values[0]
-        whole = {number: fmean(seeds.values()) for number, seeds in scores.items() if len(seeds) >= self.num_seeds}
-        in_full = {number: f"{whole[number]:.2%}" if number in whole else "not all" for number in scores}
-        table = Table("trial", *(str(trial.number) for trial in found[:5]), "recipe")
-        table.add_row("validation", *(f"{trial.values[0]:.2%}" for trial in found[:5]))
-        for entry in self.space:
-            table.add_row(entry.label, *(_short(trial.user_attrs["values"].get(entry.name, "")) for trial in found[:5]))
-        numbers = [*(trial.number for trial in found[:5]), RECIPE]
-        table.add_row(f"{self.num_seeds} in full", *(in_full.get(number, "") for number in numbers))
-        self.say(table)
-        if not whole.keys() - {RECIPE}:
+        """Shows the best trials, and writes `trials.csv`, `finalists.csv`, `best.yaml` and figures."""
+        names, means = [entry.name for entry in self.space], findings.means_in_full(finals, self.num_seeds)
+        findings.write_trials(self.folder, study, finals, names)
+        findings.draw(study, self.folder / "figures")
+        self.say(findings.show(study, finals, means, self.space))
+        for name, share in findings.importances(study).items():
+            self.say(f"importance  {share:.0%} {name}")
+        self.say(f"results     {self.folder}")
+        if not means.keys() - {RECIPE}:
             self.say("no finalist could be trained with every seed, so that there is no best.yaml")
             return
-        best = max(whole.keys() - {RECIPE}, key=whole.__getitem__)
-        if whole.get(RECIPE, 0) >= whole[best]:
-            self.say("nothing better than the recipe was found; best.yaml is the best beside it")
+        best = max(means.keys() - {RECIPE}, key=means.__getitem__)
         settings = _as_settings(CLI("fit", [*self.flags, *as_flags(study.trials[best].user_attrs["values"])]))
         defaults = _as_settings(CLI("fit", [f"--model={settings['model']['class_path']}"]))
-        origin = (
-            f"# Trial {best} of the search {self.name}: {in_full[best]} of the validation images, mean of its seeds.\n"
-        )
         recipe = yaml.safe_dump(_differences(settings, defaults), sort_keys=False)
+        origin = f"# Trial {best} of the search {self.name}: {means[best]:.2%} of the validation images, "
+        origin += f"the recipe {means[RECIPE]:.2%}, each the mean of its seeds.\n" if RECIPE in means else "\n"
         write_atomically(self.folder / "best.yaml", origin + recipe)
-        columns = ["trial", "state", "validation accuracy", *names, "run", "error"]
-        rows = [
-            [
-                *(trial.number, trial.state.name.lower(), trial.values[0] if trial.values else ""),
-                *(trial.user_attrs.get("values", {}).get(name, "") for name in names),
-                *(trial.user_attrs.get(name, "") for name in ("run", "error")),
-            ]
-            for trial in study.get_trials(deepcopy=False)
-        ]
-        write_csv(self.folder / "trials.csv", [columns, *rows])
-        self._draw(study)
-        self.say(f"results     {self.folder}")
+        if means.get(RECIPE, 0) >= means[best]:
+            self.say("            nothing better than the recipe; best.yaml is the best beside it")
         self.say(f"next        python -m mnist_lightning fit --config {self.folder / 'best.yaml'}")
-
-    def _draw(self, study: optuna.Study) -> None:
-        importances: dict[str, float] = {}
-        # Too few trials, or all alike, or some of them with a parameter that few others have.
-        with contextlib.suppress(ValueError, RuntimeError), warnings.catch_warnings(action="ignore"):
-            importances = optuna.importance.get_param_importances(study)
-        for name, share in importances.items():
-            self.say(f"importance  {share:.0%} {name}")
-        plots = optuna.visualization.matplotlib
-        drawn: dict[str, Any] = {
-            "history": plots.plot_optimization_history,
-            "parallel_coordinate": plots.plot_parallel_coordinate,
-            **({"importance": plots.plot_param_importances} if importances else {}),
-        }
-        for name, draw in drawn.items():
-            # Optuna changes the style of all figures, and stretches axes that have one value.
-            with matplotlib.rc_context(), warnings.catch_warnings(action="ignore"):
-                axes = draw(study, target_name="validation accuracy")
-                if name == "parallel_coordinate":
-                    axes.figure.set_figwidth(max(6.4, 1.2 * len(axes.figure.axes)))  # it has an axis for each parameter
-                if name == "importance":
-                    axes.get_legend().remove()  # it hides the smallest
-                write_figure(self.folder / "figures" / f"{name}.png", axes.figure, bbox_inches="tight")
-                pyplot.close(axes.figure)
-
-
-def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Returns the finished trials, the highest validation accuracy first, each set of values once."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    found: dict[str, FrozenTrial] = {}
-    for trial in sorted(trials, key=lambda trial: (-trial.values[0], trial.number)):
-        found.setdefault(json.dumps(trial.params, sort_keys=True), trial)
-    return list(found.values())
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Tells whether a trial is one of those that were asked for, and not a repetition or one too many."""
-    is_first_try = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is None
-    return is_first_try and trial.user_attrs.get("error") != SURPLUS
-
-
-def _refuse(trial: optuna.Trial) -> NoReturn:
-    trial.set_user_attr("error", SURPLUS)
-    raise RuntimeError(SURPLUS)
 
 
 def _as_settings(cli: CLI) -> dict[str, Any]:
@@ -326,10 +216,6 @@ def _differences(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str
         elif name == "class_path" or name not in defaults or value != defaults[name]:
             found[name] = value
     return found
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, float | None]:
@@ -388,63 +274,11 @@ def prepare(flags: list[str], say: Callable[[object], None]) -> tuple[Search, fl
     return search, args.timeout_s
 
 
-class Storage(RDBStorage):
-    """A database for trials that forgives a sign of life which does not reach it."""
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Records that a trial is alive."""
-        with contextlib.suppress(StorageInternalError):  # what else is asked of it will tell, and in a line
-            super().record_heartbeat(trial_id)
-
-
 def _checked(flags: list[str]) -> CLI:
     cli = CLI("fit", flags)
     if cli.trainer.world_size > 1:
         raise ValueError("a trial has one device; give --trainer.devices 1, and start tune once for each device")
     return cli
-
-
-def open_storage(url: str, grace_s: int) -> Storage:
-    """Opens a database that a search is shared by; its trials show that they live, and are repeated once if not.
-
-    Args:
-        url: As SQLAlchemy takes it.
-        grace_s: After so many seconds of silence a trial counts as dead.
-
-    Raises:
-        ValueError: The address is none, or nothing answers there. Passwords are left out.
-    """
-    try:
-        make_url(url)
-    except (SQLAlchemyError, ValueError) as error:
-        raise ValueError("--storage is no address; give one such as postgresql+psycopg://user@host/name") from error
-    storage = partial(
-        Storage,
-        url,
-        heartbeat_interval=max(1, grace_s // 6),
-        grace_period=grace_s,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=1),
-    )
-    try:
-        try:
-            return storage()
-        except (IntegrityError, ProgrammingError):  # another machine has made the same tables at the same moment
-            time.sleep(3)
-            return storage()
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
-        raise ValueError(f"--storage {hide_passwords(url)} can't be used: {_problem(error)}") from error
-
-
-def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    """Returns the first error of a kind among those that led to an error."""
-    while error and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _problem(error: BaseException) -> str:
-    """Returns the first line of what a database said."""
-    return hide_passwords(str(error.__cause__ or error).strip().splitlines()[0])
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # `say` tells what became of a trial

@@ -10,7 +10,7 @@ import mnist_lightning
 FLOORS = [
     {"errors", "files", "images", "metrics", "augment", "figures", "exported", "downloads", "workers"},
     {"runs", "sources", "models", "reports", "server", "recipes", "space"},
-    {"checkpoints"},
+    {"checkpoints", "findings", "trials"},
     {"data", "callbacks", "ensemble", "export"},
     {"arguments"},
     {"tuning"},
