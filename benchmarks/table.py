@@ -81,5 +81,15 @@ def pictures_table() -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def search_table() -> str:
+    """Returns what `tune` finds beside random search as Markdown: medians of the repetitions, and their extremes."""
+    columns = {"best validation accuracy %": ".2f", "seconds": ".0f", "epochs spared %": ".0f"}
+    lines = [["30 trials of `mlp`", *columns], ["---"] * (1 + len(columns))]
+    for row in read("search")["rows"]:
+        found = [[format(row[name][key], form) for key in ("median", "min", "max")] for name, form in columns.items()]
+        lines.append([row["side"], *(f"{median} ({least} to {most})" for median, least, most in found)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 if __name__ == "__main__":
-    print(accuracy_table(), robustness_table(), pictures_table(), speed_table(), sep="\n\n")
+    print(accuracy_table(), robustness_table(), pictures_table(), search_table(), speed_table(), sep="\n\n")
