@@ -4,17 +4,21 @@ import fcntl
 import hashlib
 import http.client
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, Self
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 TIMEOUT_S = 30.0
-"""Longest silence of a mirror, in seconds, and how long it may be slower than `SLOWEST`."""
+"""Longest silence of a mirror, in seconds, and after how many it must have been faster than `SLOWEST`."""
 SLOWEST = 10_000
 """Bytes a second below which a mirror is given up."""
 LARGEST = 1 << 30
@@ -78,32 +82,80 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class _Watch(HTTPHandler, HTTPSHandler):
+    """Makes connections, and cuts them when too little has come through for too long, whatever they are at.
+
+    urllib's own limit begins anew with each byte, and with each line of a header.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = 0
+        self.problem = ""
+        self._sockets: list[socket.socket] = []
+        self._is_over = threading.Event()
+
+    def http_open(self, request: Request) -> http.client.HTTPResponse:
+        """Opens an address; urllib calls it by this name."""
+        return self.do_open(partial(self._connection, http.client.HTTPConnection), request)
+
+    def https_open(self, request: Request) -> http.client.HTTPResponse:
+        """Opens an address; urllib calls it by this name."""
+        return self.do_open(partial(self._connection, http.client.HTTPSConnection), request)
+
+    def _connection(self, kind: type[http.client.HTTPConnection], host: str, **options: Any) -> Any:
+        connection = kind(host, **options)
+        connect = connection.connect
+
+        def connect_and_note() -> None:
+            connect()
+            self._sockets.append(connection.sock)
+
+        connection.connect = connect_and_note  # type: ignore[method-assign]
+        return connection
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._look, args=(time.monotonic(),), daemon=True).start()
+        return self
+
+    def _look(self, begin: float) -> None:
+        while not self._is_over.wait(TIMEOUT_S / 10):
+            seconds = time.monotonic() - begin
+            if seconds > TIMEOUT_S and self.received < SLOWEST * seconds:
+                self.problem = f"only {self.received / seconds:.0f} bytes a second"
+                for connected in self._sockets:
+                    with suppress(OSError):
+                        connected.shutdown(socket.SHUT_RDWR)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._is_over.set()
+        if self.problem and not isinstance(error, KeyboardInterrupt):
+            raise TimeoutError(self.problem) from error
+
+
 def _fetch_one(url: str, part: Path, progress: Progress, task: TaskID) -> None:
     """Adds to the part what is missing of it, or begins anew where the server can't do that."""
     size = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"User-Agent": "mnist_lightning", **({"Range": f"bytes={size}-"} if size else {})})
-    try:
-        response = urlopen(request, timeout=TIMEOUT_S)
-    except HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        return  # nothing is missing
-    with response, part.open("ab") as stream:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            stream.truncate(0)
-            size = 0
-        length = response.headers.get("Content-Length")
-        expected = size + int(length) if length else None
-        progress.update(task, total=expected, completed=size)
-        received, begin = 0, time.monotonic()
-        while chunk := response.read1(CHUNK):
-            stream.write(chunk)
-            received += len(chunk)
-            progress.update(task, advance=len(chunk))
-            seconds = time.monotonic() - begin
-            if seconds > TIMEOUT_S and received < SLOWEST * seconds:
-                raise TimeoutError(f"only {received / seconds:.0f} bytes a second")
-            if size + received > LARGEST:
-                raise ValueError(f"more than {LARGEST:,} bytes")
-    if expected and size + received < expected:
-        raise ConnectionError(f"cut off after {size + received:,} of {expected:,} bytes")
+    with _Watch() as watch:
+        try:
+            response = build_opener(watch).open(request, timeout=TIMEOUT_S)
+        except HTTPError as error:
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            return  # nothing is missing
+        with response, part.open("ab") as stream:
+            if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+                stream.truncate(0)
+                size = 0
+            length = response.headers.get("Content-Length")
+            expected = size + int(length) if length else None
+            progress.update(task, total=expected, completed=size)
+            while chunk := response.read1(CHUNK):
+                stream.write(chunk)
+                watch.received += len(chunk)
+                progress.update(task, advance=len(chunk))
+                if size + watch.received > LARGEST:
+                    raise ValueError(f"more than {LARGEST:,} bytes")
+    if expected and size + watch.received < expected:
+        raise ConnectionError(f"cut off after {size + watch.received:,} of {expected:,} bytes")
