@@ -45,9 +45,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
         serving.serve(flags)
     else:
-        from mnist_lightning import cli
-
         try:
+            from mnist_lightning import cli
+
             getattr(cli, command)(flags)
         except KeyboardInterrupt:
             raise SystemExit(130) from None

@@ -2,9 +2,12 @@
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +29,8 @@ FOUND = "MNIST_LIGHTNING_CHECKPOINT"
 """The environment variable by which processes that this one starts know its checkpoint."""
 LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
 """Flags that take several values, one after the other as a shell's wildcards leave them."""
+SETTINGS = ("--config", "--data", "--data.augmentation", "--model", "--trainer")
+"""Flags whose value may be a file of settings."""
 LINKED = ("class_names", "mean", "std")
 """What the model takes from the data, so that a checkpoint alone can rebuild it."""
 TRAINER_DEFAULTS = {
@@ -123,9 +128,8 @@ class CLI(LightningCLI):
                     f"--model.init_args.{name} is taken from the data; see the flags that begin with --data"
                 )
         args = _with_lists(_recipes_first(args))
-        for path in (arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")):
-            if Path(path).is_file():
-                read_settings(Path(path))  # or what parses flags would run out of memory on some
+        for path in _settings_files(args):
+            read_settings(path)  # or what parses flags would run out of memory on some
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.add_argument("--ckpt_path", nargs="?")
         scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
@@ -158,18 +162,19 @@ class CLI(LightningCLI):
             )  # what the first process found; there may be a newer run by now
         self.problem: Exception | None = None
         try:
-            path = runs.find(ckpt_path, Path(root_dir or ".") / "lightning_logs") if ckpt_path else None
-            self.checkpoint = self._read(path, ckpt_path == "last") if path else None
+            logs_dir = Path(root_dir or ".") / "lightning_logs"
+            path = runs.find(ckpt_path, logs_dir, is_resumed=self.command == "fit") if ckpt_path else None
+            self.checkpoint = self._read(path) if path else None
             os.environ |= {FOUND: str(self.checkpoint.path)} if self.checkpoint else {}
         except (OSError, ValueError) as error:
             self.problem = error  # told after --help and wrong flags had their turn
 
-    def _read(self, path: Path, is_last: bool) -> checkpoints.Checkpoint:
+    def _read(self, path: Path) -> checkpoints.Checkpoint:
         try:
             return checkpoints.read(path)
         except ValueError as error:
             best = path.with_name("best.ckpt")
-            if not (is_last and self.command == "fit" and best.is_file()):
+            if not (path.name == "last.ckpt" and self.command == "fit" and best.is_file()):
                 raise
             found = checkpoints.read(best)
             self.notice = f"{str(error).split(';')[0]}; {best} takes its place"
@@ -231,7 +236,7 @@ class CLI(LightningCLI):
         if self.command == "fit" and not stored.is_resumable:
             raise ValueError(f"checkpoint {stored.path} holds weights alone, so that training can't go on from it")
         if self.command == "fit" and stored.recipe:
-            recipes.check_same(stored.path, stored.recipe, self.parser.dump(self.config))
+            recipes.check_same(stored.path, stored.recipe, self.parser.dump(self.config, skip_none=False))
 
     @property
     def is_finished(self) -> bool:
@@ -253,6 +258,8 @@ class CLI(LightningCLI):
             )
         if self.command == "fit" and config.max_epochs == -1 and config.max_steps == -1:
             raise ValueError("--trainer.max_epochs -1 has no end, and the one-cycle schedule needs one; give 1 or more")
+        if isinstance(config.strategy, str) and re.search("spawn|fork|notebook", config.strategy):
+            raise ValueError(f"--trainer.strategy {config.strategy} keeps a run's scores to itself; give ddp instead")
         for name in ("train", "val", "test", "predict"):
             if config[f"limit_{name}_batches"] == 0:
                 raise ValueError(f"--trainer.limit_{name}_batches 0 leaves nothing to do; give 1 or more")
@@ -263,7 +270,7 @@ class CLI(LightningCLI):
             callbacks.append(self.scoreboard)
             if config.enable_checkpointing is not False and not config.fast_dev_run:
                 stored = self.checkpoint.recipe if self.checkpoint else ""
-                callbacks.append(checkpoints.BestCheckpoint(stored or self.parser.dump(self.config)))
+                callbacks.append(checkpoints.BestCheckpoint(stored or self.parser.dump(self.config, skip_none=False)))
         self.trainer_defaults["callbacks"] = callbacks
         given = config.plugins or []
         kwargs["plugins"] = [*given] if isinstance(given, list) else [given]
@@ -302,14 +309,30 @@ class CLI(LightningCLI):
         if self.command == "fit":
             self.claims.enter_context(runs.claim(run_dir))
             self.scoreboard.run_dir = run_dir
+            try:
+                self._record_start(run_dir)
+                if not stored_dir:  # a resumed run goes on by the settings that it began with
+                    write_atomically(run_dir / "config.yaml", self.parser.dump(self.config, skip_none=False))
+            except OSError:
+                if not stored_dir:
+                    shutil.rmtree(run_dir, ignore_errors=True)
+                raise
             if self.has_own_loggers:
                 # What a run that was cut off wrote of the epoch after its checkpoint is forgotten, and of the last one
                 # before, whose end it may not have seen; the scoreboard knows that one.
                 purge_step = max(0, self.checkpoint.num_steps - 1) if stored_dir and self.checkpoint else None
                 self.trainer.loggers = [tensorboard_logger(run_dir, purge_step)]
-            if not stored_dir:  # a resumed run goes on by the settings that it began with
-                write_atomically(run_dir / "config.yaml", self.parser.dump(self.config, skip_none=False))
         return run_dir
+
+    def _record_start(self, run_dir: Path) -> None:
+        runs.record_start(
+            run_dir,
+            seed=os.environ.get("PL_GLOBAL_SEED"),
+            device=str(self.trainer.strategy.root_device),
+            processes=self.trainer.world_size,
+            threads=torch.get_num_threads(),
+            processor=torch.backends.cpu.get_cpu_capability(),
+        )
 
 
 def _recipes_first(args: Sequence[str]) -> list[str]:
@@ -318,6 +341,15 @@ def _recipes_first(args: Sequence[str]) -> list[str]:
     scan.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
     known, flags = scan.parse_known_args(args)
     return [*(f"--config={path}" for path in known.config), *flags]
+
+
+def _settings_files(args: Sequence[str]) -> Iterator[Path]:
+    """Yields the files of settings that flags name: recipes, and those of a group alone."""
+    for arg, following in itertools.zip_longest(args, args[1:], fillvalue=""):
+        name, is_joined, value = arg.partition("=")
+        with contextlib.suppress(OSError):  # a text that is too long for a path
+            if name in SETTINGS and (path := Path(value if is_joined else following)).is_file():
+                yield path
 
 
 def _with_lists(args: Sequence[str]) -> list[str]:
@@ -344,5 +376,5 @@ def _first(values: str | None) -> str | None:
 def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Checkpoint) -> None:
     try:
         parser.set_defaults(recipes.flatten(stored.data_options, "data"))
-    except KeyError as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"checkpoint {stored.path} was written by another version ({error})") from error

@@ -4,17 +4,13 @@ import dataclasses
 import math
 import os
 import random
-import signal
-import threading
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -25,7 +21,7 @@ from mnist_lightning.augment import Augmentation
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import DivergedError
 from mnist_lightning.models import Classifier
-from mnist_lightning.workers import Workers
+from mnist_lightning.watch import Watch
 
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate")
 """Of `metrics.csv`, which has a row for each epoch."""
@@ -70,7 +66,7 @@ def show_confusion(
     logger.experiment.add_image(f"{stage}/confusion_matrix", image, step, dataformats="HWC")
 
 
-class Scoreboard(Callback):
+class Scoreboard(Watch):
     """Keeps the scores of each epoch for `metrics.csv`, curves and TensorBoard, and ends a run that fails.
 
     It is one callback, because Lightning calls each of them six times a batch, whether it has something to do or not.
@@ -79,52 +75,44 @@ class Scoreboard(Callback):
         history: A row for each epoch, with its number from 1 on, the last step, and what was logged.
         run_dir: Where the run's files go, in the process that writes them.
         seconds: How long training took, with validation and checkpoints.
-        stopped_by: The signal that ended training, if one did.
         hyper_parameters: What TensorBoard's hparams page shows of the run; default: all that can change its scores.
-        workers: The processes that Lightning started beside this one.
     """
 
     run_dir: Path | None = None
     seconds = 0.0
-    stopped_by: int | None = None
     hyper_parameters: dict[str, Any] | None = None
 
     def __init__(self) -> None:
-        self.workers = Workers()
+        super().__init__()
         self.history: list[dict[str, float]] = []
         self.confusion: Tensor | None = None
         self.validated_at = 0  # steps
+        self.logged_at = 0  # step of that validation's scores, which may be one less
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run must know: the epochs so far, and the last validation."""
-        return {"history": self.history, "confusion": self.confusion, "validated_at": self.validated_at}
+        names = ("history", "confusion", "validated_at", "logged_at")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         self.history = list(state_dict["history"])
         self.confusion = state_dict["confusion"]
         self.validated_at = state_dict.get("validated_at", 0)
+        self.logged_at = state_dict.get("logged_at", self.validated_at - 1)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records what the run begins with, and tells TensorBoard what one that was cut off may not have told it."""
-        if self.run_dir:
-            runs.record_start(
-                self.run_dir,
-                seed=os.environ.get("PL_GLOBAL_SEED"),
-                device=str(trainer.strategy.root_device),
-                processes=trainer.world_size,
-                threads=torch.get_num_threads(),
-                processor=torch.backends.cpu.get_cpu_capability(),
-            )
+        """Tells TensorBoard what it has forgotten of the last step, which a run that was cut off may not have told."""
         if self.history:
             scores = _as_logged(self.history[-1])
-            num_steps = int(scores.pop("step")) + 1
-            is_validated = self.validated_at == num_steps
-            scores = {name: value for name, value in scores.items() if is_validated or not name.startswith("val/")}
+            last_step = int(scores.pop("step"))
+            validation = {name: scores.pop(name) for name in [*scores] if name.startswith("val/")}
             for logger in tensorboard(trainer):
-                logger.log_metrics(scores, num_steps - 1)
-                if is_validated and self.confusion is not None:
-                    self._show_validation(logger, trainer, self.confusion, num_steps)
+                logger.log_metrics(scores, last_step)
+                if self.logged_at >= last_step:
+                    logger.log_metrics(validation, self.logged_at)
+                if self.validated_at >= last_step and self.confusion is not None:
+                    self._show_validation(logger, trainer, self.confusion, self.validated_at)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the watch."""
@@ -134,11 +122,7 @@ class Scoreboard(Callback):
             loop.epoch_loop.restarting = False
             loop.reset_restart_stage()
         self.seconds = -time.perf_counter()
-        if threading.current_thread() is threading.main_thread() and not SLURMEnvironment.detect():
-            # Lightning's own handler talks to the other processes in the middle of whatever they are at.
-            signal.signal(signal.SIGTERM, _interrupt)
-        if started := getattr(trainer.strategy.launcher, "procs", None):
-            self.workers.take(started)
+        super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes every number that a step draws a function of seed, process and epoch, so that none must be saved."""
@@ -172,11 +156,7 @@ class Scoreboard(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves curves of what was trained when a run is interrupted."""
-        if isinstance(exception, KeyboardInterrupt):
-            self.stopped_by = exception.args[0] if exception.args else signal.SIGINT
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        super().on_exception(trainer, pl_module, exception)
         self._draw_curves()
 
     def _draw_curves(self) -> None:
@@ -190,6 +170,7 @@ class Scoreboard(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a confusion matrix to TensorBoard's images."""
         self.validated_at = trainer.global_step
+        self.logged_at = trainer.fit_loop.epoch_loop._batches_that_stepped
         self.confusion = classifier(trainer).val_scores.compute()["confusion"].cpu()
         for logger in tensorboard(trainer):
             self._show_validation(logger, trainer, self.confusion, trainer.global_step)
@@ -206,10 +187,6 @@ class Scoreboard(Callback):
                 logger.experiment.flush()
         if self.run_dir:
             runs.record_end(self.run_dir)
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt(signal_number)
 
 
 def _as_logged(row: dict[str, float]) -> dict[str, float]:
@@ -244,7 +221,7 @@ def _check_that_it_learns(trainer: Trainer, scores: dict[str, float]) -> None:
         )
 
 
-class Predictions(Callback):
+class Predictions(Watch):
     """Gathers the predictions of all processes, in the dataset's order.
 
     Attributes:
@@ -256,6 +233,7 @@ class Predictions(Callback):
     labels: Tensor
 
     def __init__(self) -> None:
+        super().__init__()
         self.batches: list[dict[str, Tensor]] = []
 
     def on_predict_batch_end(

@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import itertools
 import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ KINDS = {
     "global_step": int,
 }
 """What a checkpoint of this package has at least."""
+RESUMED = ("optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version", "MNISTDataModule")
+"""What a run needs to go on from it, too."""
+MOST_OPTIONS = 2000
+"""A few lists that hold each other can stand for more than a life is long."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,12 @@ def read(path: Path) -> Checkpoint:
     content = _load(path)
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in KINDS.items()):
         raise ValueError(f"checkpoint {path} was not written by mnist_lightning; {NEXT_STEP}")
+    weights = content["state_dict"]
+    if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()):
+        raise ValueError(f"checkpoint {path} has weights that are none; {NEXT_STEP}")
+    for name in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if (num_options := sum(1 for _ in itertools.islice(_walk(content[name]), MOST_OPTIONS))) == MOST_OPTIONS:
+            raise ValueError(f"checkpoint {path} has {num_options:,} {name} or more, which no model needs; {NEXT_STEP}")
     own = content["callbacks"].get("BestCheckpoint")
     recipe = own.get("recipe") if isinstance(own, dict) else None
     return Checkpoint(
@@ -85,8 +97,17 @@ def read(path: Path) -> Checkpoint:
         num_epochs=content["epoch"] + 1 if content["global_step"] else 0,
         num_steps=content["global_step"],
         recipe=recipe if isinstance(recipe, str) else "",
-        is_resumable="optimizer_states" in content,
+        is_resumable=all(content.get(name) for name in RESUMED),
     )
+
+
+def _walk(options: Any) -> Iterator[Any]:
+    """Yields what is in nested options, over and over where they hold themselves."""
+    pending = [options]
+    while pending:
+        yield (options := pending.pop())
+        if isinstance(options, dict | list | tuple):
+            pending += options.values() if isinstance(options, dict) else options
 
 
 def _load(path: Path) -> Any:
@@ -125,8 +146,7 @@ class DurableIO(CheckpointIO):
         try:
             write_atomically(Path(path), buffer.getbuffer())
         except OSError as error:
-            problem = error.strerror or str(error)
-            raise OSError(f"checkpoint {path} can't be written ({problem}); the one before it is whole") from error
+            raise OSError(f"checkpoint {error}; the one before it is whole") from error
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None

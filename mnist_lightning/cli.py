@@ -1,13 +1,16 @@
 """The commands, each a function of its flags."""
 
 import atexit
+import contextlib
 import hashlib
 import itertools
 import logging
 import os
+import shlex
+import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -23,13 +26,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from mnist_lightning import figures, images, reports, sources
+from mnist_lightning import figures, images, reports, runs, sources
 from mnist_lightning.arguments import CLI
-from mnist_lightning.callbacks import Predictions, show_confusion, tensorboard_logger
+from mnist_lightning.callbacks import Predictions, Scoreboard, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import DivergedError, in_one_line, needs_extra, one_line_errors
 from mnist_lightning.images import Digit
 from mnist_lightning.models import check_range
+from mnist_lightning.runs import NEXT_STEP
+from mnist_lightning.watch import Watch
+from mnist_lightning.workers import end_with_parent
 
 console = Console()
 
@@ -56,37 +62,77 @@ def fit(flags: Sequence[str]) -> None:
     if best and best.best_model_score is not None:
         num_images = 0 if cli.scoreboard.confusion is None else int(cli.scoreboard.confusion.sum())
         _say_scores(cli.trainer, "best epoch", best.best_model_score.item(), best.best_loss, num_images)
-        flag = "" if run_dir.parent == Path("lightning_logs") else f" --ckpt_path {best.best_model_path}"
+        flag = _flag("best", run_dir / "checkpoints" / "best.ckpt")
         _say(cli.trainer, f"trained in  {cli.scoreboard.seconds:.1f} s")
         _say(cli.trainer, f"run folder  {run_dir}")
         _say(cli.trainer, f"next        python -m mnist_lightning test{flag}")
-        _say(cli.trainer, f"            tensorboard --logdir {run_dir.parent}")
+        _say(cli.trainer, f"            tensorboard --logdir {shlex.quote(str(run_dir.parent))}")
 
 
 def _train(cli: CLI, run_dir: Path) -> None:
     """Runs the trainer; what ends it before its time is told in a line, with the way to go on."""
     path = run_dir / "checkpoints" / "last.ckpt"
-    resume = f"python -m mnist_lightning fit --ckpt_path {'last' if run_dir.parent == Path('lightning_logs') else path}"
-    workers = cli.scoreboard.workers
-    with cli.claims, workers.ended():
+
+    def resume() -> str:
+        return (
+            f"python -m mnist_lightning fit{_flag('last', path)}"
+            if path.exists()
+            else "the same command, from its start"
+        )
+
+    with cli.claims, _told_in_a_line(cli, cli.scoreboard, resume):
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
-        except SystemExit:
-            if not (signal_number := cli.scoreboard.stopped_by):
-                raise
-            _say(cli.trainer, f"stopped     after {len(cli.scoreboard.history)} epochs")
-            if path.exists():
-                _say(cli.trainer, f"goes on     {resume}")
-            raise SystemExit(128 + signal_number) from None
-        except (OSError, DivergedError) as error:
-            if cli.trainer.is_global_zero or isinstance(error, OSError):  # all processes diverge, and one disk is full
+        except DivergedError as error:
+            if cli.trainer.is_global_zero:  # all processes diverge
                 print(f"error: {in_one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
-        except RuntimeError:
-            if not (problem := workers.find_dead()):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            if not cli.checkpoint or cli.scoreboard.seconds:  # it has begun
                 raise
-            print(f"error: {problem}{f'; go on with {resume}' if path.exists() else ''}", file=sys.stderr)
+            if not cli.checkpoint.run_dir:
+                shutil.rmtree(run_dir)
+            problem = f"{type(error).__name__} {in_one_line(error)}"
+            text = f"error: checkpoint {cli.ckpt_path} does not hold what a resumed run needs ({problem}); {NEXT_STEP}"
+            print(text, file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _told_in_a_line(cli: CLI, watch: Watch, resume: Callable[[], str]) -> Iterator[None]:
+    """Tells in a line what ends a call of the trainer before its time, and ends with the status that says so.
+
+    Args:
+        cli: Has the trainer.
+        watch: Watches it.
+        resume: Returns the command that goes on.
+    """
+    with watch.over(cli.trainer):
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt):
+            if not watch.stopped_by:
+                raise
+            done = f"after {len(watch.history)} epochs" if isinstance(watch, Scoreboard) else "with nothing written"
+            _say(cli.trainer, f"stopped     {done}")
+            _say(cli.trainer, f"goes on     {resume()}")
+            raise SystemExit(128 + watch.stopped_by) from None
+        except OSError as error:
+            print(f"error: {in_one_line(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except RuntimeError as error:
+            if not (problem := watch.find_problem(error)):
+                raise
+            print(f"error: {problem}; go on with {resume()}", file=sys.stderr)
             raise SystemExit(1) from None
+
+
+def _flag(name: str, path: Path) -> str:
+    """Returns the flag that names a checkpoint: `best` or `last` where that is the one."""
+    with contextlib.suppress(FileNotFoundError):
+        if runs.find(name, Path("lightning_logs")) == path:
+            return "" if name == "best" else f" --ckpt_path {name}"
+    return f" --ckpt_path {shlex.quote(str(path))}"
 
 
 def validate(flags: Sequence[str]) -> None:
@@ -103,7 +149,8 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     predictions = Predictions()
     cli = _prepare(command, flags, [predictions])
     run_dir = _open_run_dir(cli)
-    getattr(cli.trainer, command)(cli.model, cli.datamodule, verbose=False)
+    with _told_in_a_line(cli, predictions, lambda: "the same command"):
+        getattr(cli.trainer, command)(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:
         return
     data, num_images = cli.datamodule, len(predictions.labels)
@@ -117,8 +164,10 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     details = {"loss": loss, "dataset": data.dataset, "checkpoint": cli.ckpt_paths, "versions": versions}
     pictures = data.test_images.images if stage == "test" else data.train_images.images[data.val_indices]
     disputed = sources.DISPUTED if (data.dataset, stage) == ("MNIST", "test") else ()
+    report = reports.classification_report(scores["confusion"], data.class_names, as_dict=True)
+    _say_classes(f"{command} images", report, data.class_names, loss)
     with one_line_errors(command):
-        report = reports.write_report(
+        reports.write_report(
             run_dir / stage,
             pictures,
             predictions.labels,
@@ -127,7 +176,6 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
             details,
             disputed,
         )
-    _say_classes(f"{command} images", report, data.class_names, loss)
     if stage == "test":
         logger, step = tensorboard_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
@@ -167,7 +215,9 @@ def predict(flags: Sequence[str]) -> None:
     sheet = path.with_name(f"{path.stem}_sheet.png") if cli.config.output else path.with_suffix(".png")
     if pictures is not None:
         _check_targets([path, sheet], pictures.paths)
-    cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
+        _check_processes(cli, len(pictures.found))
+    with _told_in_a_line(cli, predictions, lambda: "the same command"):
+        cli.trainer.predict(cli.model, cli.datamodule, return_predictions=False)
     if not cli.trainer.is_global_zero:
         return
     class_names, more = cli.datamodule.class_names, {}
@@ -278,6 +328,14 @@ def _check_targets(targets: Sequence[Path], pictures: Sequence[Path]) -> None:
                 raise ValueError(f"{target} is one of the --images and would be written over; give another --output")
 
 
+def _check_processes(cli: CLI, num_images: int) -> None:
+    with one_line_errors("predict"):
+        if num_images < cli.trainer.world_size:
+            raise ValueError(
+                f"{num_images} images are too few for {cli.trainer.world_size} processes; give fewer devices"
+            )
+
+
 def _show_pictures(cli: CLI, sheet: Path, pictures: _Pictures, probabilities: Tensor) -> None:
     """Writes what the model saw beside the CSV; for lines of digits, says what they read."""
     confidences, indices = probabilities.max(1)
@@ -297,6 +355,8 @@ def _is_partial(cli: CLI, num_images: int, num_expected: int) -> bool:
 
 
 def _prepare(command: str, flags: Sequence[str], callbacks: Sequence[Callback] = ()) -> CLI:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        end_with_parent()
     with one_line_errors(command):
         cli = CLI(command, flags, callbacks)
         output = Path(cli.config.get("output") or "predictions.csv")
@@ -313,7 +373,7 @@ def _open_run_dir(cli: CLI) -> Path:
 
 def _say(trainer: Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        console.print(text, soft_wrap=True, highlight=False)
+        console.print(text, soft_wrap=True, highlight=False, markup=False)  # paths may look like markup
 
 
 def _say_scores(trainer: Trainer, what: str, accuracy: float, loss: float, num_images: int) -> None:

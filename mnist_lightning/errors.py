@@ -13,14 +13,20 @@ NOISE = (
     "Subtypes:",
     "Errors:",
     "Given value",
+    "Exception raised from",
+    "frame #",
 )
-"""Lines of jsonargparse's messages that speak of its inner workings."""
+"""Lines of jsonargparse's and torch's messages that speak of their inner workings."""
+LONGEST = 1000
+"""Characters of an error's line."""
 
 
 def in_one_line(error: BaseException) -> str:
     """Returns what an error says, without line breaks and inner workings."""
     lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(NOISE))
+    text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+    text = "".join(char if char.isprintable() else "?" for char in text)  # a terminal obeys some of the others
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 class DivergedError(Exception):

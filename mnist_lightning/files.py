@@ -1,5 +1,6 @@
 """Files that are whole or not there, and settings that a reader survives."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -69,8 +70,14 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     Raises:
         OSError: The folder can't be written; an earlier file is left as it was.
     """
-    path = path.resolve()
-    data = content.encode() if isinstance(content, str) else content
+    try:
+        _write(path.resolve(), content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose a place that can be written"
+        raise OSError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)  # a folder raises
         return

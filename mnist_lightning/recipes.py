@@ -1,5 +1,6 @@
 """What a resumed run keeps of its recipe, which a checkpoint holds: all settings, and no class that a file names."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,23 @@ KEPT = (
 """Settings that decide what a resumed run computes."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
+SWITCHES = tuple(
+    f"trainer.{name}"
+    for name in ("deterministic", "enable_checkpointing", "enable_progress_bar", "logger", "num_sanity_val_steps")
+)
+"""More that a resumed run has again, unless it is given otherwise."""
 HARMLESS = tuple(
     f"lightning.pytorch.callbacks.{name}" for name in ("EMAWeightAveraging", "EarlyStopping", "LearningRateMonitor")
 )
 """Callbacks that a checkpoint may name: they write to no place of their own."""
 MADE_OF_CLASSES = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "profiler"))
 """Settings that a checkpoint can't bring along, but for those callbacks."""
+TEXTS = ("dataset", "data_dir")
+"""What is text among the data module's settings; all else in them is numbers."""
 
 
 def without_classes(recipe: str) -> str:
-    """Leaves out of a stored recipe what may name a class: nothing is imported because a file says so.
+    """Takes from a stored recipe what can't name a class, a file or a place to write: only known names, plain values.
 
     Args:
         recipe: YAML from anybody.
@@ -36,14 +44,18 @@ def without_classes(recipe: str) -> str:
         ValueError: It is no recipe.
     """
     settings = parse_settings(recipe, "the checkpoint's recipe")
-    if not isinstance(settings, dict) or not isinstance(trainer := settings.get("trainer", {}), dict):
+    if not isinstance(settings, dict) or not isinstance(settings.get("trainer", {}), dict):
         raise ValueError("the checkpoint's recipe is none")
-    settings.pop("model", None)  # known classes have become the default already
-    settings["trainer"] = {name: value for name, value in trainer.items() if _is_plain(value)}
+    trainer, data = (_as_mapping(settings.get(name)) for name in ("trainer", "data"))
+    kept: dict[str, Any] = {name: settings[name] for name in ("seed_everything",) if type(settings.get(name)) is int}
+    kept["data"] = {name: value for name, value in data.items() if _is_number(value) or name in TEXTS}
+    numbers = {name: value for name, value in _as_mapping(data.get("augmentation")).items() if _is_number(value)}
+    kept["data"] |= {"augmentation": numbers} if numbers else {}
+    kept["trainer"] = {name: value for name, value in trainer.items() if _is_kept(f"trainer.{name}", value)}
     callbacks = trainer.get("callbacks")
     if isinstance(callbacks, list):
-        settings["trainer"]["callbacks"] = list(filter(_is_harmless, callbacks)) or None
-    return yaml.safe_dump(settings)
+        kept["trainer"]["callbacks"] = list(filter(_is_harmless, callbacks)) or None
+    return yaml.safe_dump({name: value for name, value in kept.items() if value != {}})
 
 
 def check_same(path: Path, stored: str, given: str) -> None:
@@ -80,6 +92,11 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for part in parts for name, value in part.items()}
 
 
+def _is_kept(name: str, value: object) -> bool:
+    is_known = name.startswith(KEPT) or name == "trainer.accelerator"
+    return (is_known and _is_plain(value)) or (name in SWITCHES and _is_number(value))
+
+
 def _is_harmless(callback: Any) -> bool:
     """Tells whether a callback that a checkpoint names may be made."""
     match callback:
@@ -89,9 +106,19 @@ def _is_harmless(callback: Any) -> bool:
     return False
 
 
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
 def _is_plain(value: object) -> bool:
-    """Tells whether a setting can't name anything to import."""
-    return not isinstance(value, dict | list) and not (isinstance(value, str) and "." in value)
+    """Tells whether a setting can't name anything to import or to read."""
+    if isinstance(value, list):  # of devices
+        return all(map(_is_number, value))
+    return _is_number(value) or (isinstance(value, str) and re.fullmatch(r"[\w,/-]+", value) is not None)
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    return {str(name): item for name, item in value.items()} if isinstance(value, dict) else {}
 
 
 def _as_list(value: Any) -> list[Any]:

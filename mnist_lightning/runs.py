@@ -89,7 +89,8 @@ def hide_passwords(text: str) -> str:
 
 def record_end(run_dir: Path) -> None:
     """Adds to a run folder's `environment.json` that nothing is left to train."""
-    *starts, last = _read_starts(run_dir)
+    starts = _read_starts(run_dir)
+    last = starts.pop() if starts else {}  # somebody may have damaged it meanwhile
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     _write_starts(run_dir, [*starts, {**last, "finished": finished}])
 
@@ -111,21 +112,27 @@ def _write_starts(run_dir: Path, starts: list[dict[str, Any]]) -> None:
     write_atomically(run_dir / "environment.json", json.dumps(starts, indent=2) + "\n")
 
 
-def find(ckpt_path: str, logs_dir: Path) -> Path:
+def find(ckpt_path: str, logs_dir: Path, is_resumed: bool = False) -> Path:
     """Finds a checkpoint.
 
     Args:
         ckpt_path: `best` or `last` of the newest run that has one, `pretrained`, or a file.
         logs_dir: Folder of the runs.
+        is_resumed: Whether a run is to go on from it, so that no other one may stand for the newest.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is none, or the newest run was cut off before its `last` one.
     """
     if ckpt_path in ("best", "last"):
         for run_dir in reversed(run_dirs(logs_dir)):
             path = run_dir / "checkpoints" / f"{ckpt_path}.ckpt"
             if path.is_file():
                 return path
+            if is_resumed and (config := run_dir / "config.yaml").is_file():
+                raise FileNotFoundError(
+                    f"{run_dir} has no checkpoint to go on from; start it again with --config {config}, "
+                    "or give the file of another run's"
+                )
         raise FileNotFoundError(f"no run in {logs_dir} has a {ckpt_path} checkpoint; {NEXT_STEP}")
     path = PRETRAINED if ckpt_path == "pretrained" else Path(ckpt_path)
     if not path.is_file():

@@ -159,7 +159,7 @@ class Search:
             cli = CLI("fit", [*self.flags, *flags, *own], callbacks)
             cli.scoreboard.hyper_parameters = self._searched(cli)
             trial.set_user_attr("run", str(cli.open_run_dir()))
-            with cli.claims:
+            with cli.claims, cli.scoreboard.over(cli.trainer):
                 cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
         except SystemExit:  # Lightning's end of a run that a signal stopped; the trial is repeated when it has been
             raise SystemExit(128 + (cli.scoreboard.stopped_by or signal.SIGINT)) from None  # silent for long enough

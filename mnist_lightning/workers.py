@@ -1,16 +1,17 @@
 """The processes that Lightning starts beside the first one of a run: they end together. No torch here."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
 
-PATIENCE_S = 20
-"""How long the first process may take to notice by itself that another one has failed."""
 Process = subprocess.Popen[bytes]
+PATIENCE_S = 20
+"""How long the first process may take to notice by itself that another one has failed, once they know each other."""
 
 
 class Workers:
@@ -19,49 +20,70 @@ class Workers:
     Lightning's own watch kills this process in the middle of a word, before it can say what has happened.
 
     Attributes:
-        processes: The processes; none until they are known.
+        processes: The processes; none until they are started.
+        patience_s: How long this one may take to notice that another one has failed.
     """
 
     def __init__(self) -> None:
         self.processes: list[Process] = []
-
-    def take(self, started: MutableSequence[Process]) -> None:
-        """Takes processes from whoever watched them, and ends this one with them, should it wait for a dead one."""
-        self.processes = list(started)
-        started.clear()
-        threading.Thread(target=self._end_with_them, daemon=True).start()
-
-    def _end_with_them(self) -> None:
-        while all(process.poll() is None for process in self.processes):
-            time.sleep(1)
-        if any(process.returncode for process in self.processes):
-            time.sleep(PATIENCE_S)
-            print("error: another process of this run has failed", file=sys.stderr, flush=True)
-            self._kill()
-            os._exit(1)
-
-    def find_dead(self) -> str:
-        """Says which one ended by itself, if one did: then this process's error is only its echo."""
-        end = time.monotonic() + 3
-        while self.processes and time.monotonic() < end:
-            for number, process in enumerate(self.processes, 1):
-                if status := process.poll():
-                    how = f"was killed by signal {-status}" if status < 0 else "failed with the error above"
-                    return f"process {number} of {len(self.processes)} beside this one {how}"
-            time.sleep(0.1)
-        return ""
+        self.patience_s = 3.0  # while they look for each other, nobody notices anything
+        self._is_over = threading.Event()
 
     @contextmanager
-    def ended(self) -> Iterator[None]:
-        """Leaves none of them behind: they may end by themselves if this process comes to its end, too."""
+    def watched(self, launched: Callable[[], MutableSequence[Process]]) -> Iterator[None]:
+        """Takes processes from whoever launches them, and leaves none of them behind.
+
+        Args:
+            launched: Returns the launcher's list of them.
+        """
+        threading.Thread(target=self._watch, args=(launched,), daemon=True).start()
         try:
             yield
             for process in self.processes:
                 process.wait(60)
         finally:
+            self._is_over.set()
             self._kill()
+
+    def _watch(self, launched: Callable[[], MutableSequence[Process]]) -> None:
+        noticed = 0.0
+        while not self._is_over.wait(0.2):
+            if started := launched():
+                self.processes += started
+                started.clear()
+            if not noticed and any(process.poll() for process in self.processes):
+                noticed = time.monotonic()
+            if noticed and time.monotonic() > noticed + self.patience_s:
+                problem, number = self.find_dead()
+                print(f"error: {problem}", file=sys.stderr, flush=True)
+                self._kill()
+                os._exit(128 + number if number in (signal.SIGINT, signal.SIGTERM) else 1)
+
+    def find_dead(self) -> tuple[str, int]:
+        """Says which one ended by itself, if one did, and by which signal; this process's error is only its echo."""
+        end = time.monotonic() + 3
+        while self.processes and time.monotonic() < end:
+            dead = {number: status for number, process in enumerate(self.processes, 1) if (status := process.poll())}
+            if dead:
+                number, status = min(dead.items(), key=lambda item: item[1] == 1)  # status 1 may be an echo, too
+                killed_by = -status if status < 0 else max(0, status - 128)
+                how = f"was ended by signal {killed_by}" if killed_by else "failed with the error above"
+                return f"process {number} of {len(self.processes)} beside this one {how}", killed_by
+            time.sleep(0.1)
+        return "", 0
 
     def _kill(self) -> None:
         for process in self.processes:
             process.kill()
             process.wait()
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, whatever this one waits for."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()

@@ -75,7 +75,7 @@ def test_the_earlier_checkpoint_stays_when_a_later_one_can_t_be_written(
     with pytest.raises(OSError) as error:
         DurableIO().save_checkpoint({"epoch": 2}, path)
     assert str(error.value) == (
-        f"checkpoint {path} can't be written (No space left on device); the one before it is whole"
+        f"checkpoint {path} can't be written (No space left on device); free some space; the one before it is whole"
     )
     assert DurableIO().load_checkpoint(path) == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -319,15 +320,22 @@ RANDOM = ["--data.augmentation.rotation=10", "--data.augmentation.noise=0.1"]
         [*MLP, "--trainer.max_steps=20"],  # six of which are an epoch
         [*MLP, "--trainer.check_val_every_n_epoch=2"],
         [*MLP, "--trainer.val_check_interval=0.4"],
+        [*MLP, "--trainer.limit_train_batches=5", "--trainer.val_check_interval=0.5"],  # the last but one is validated
         [*MLP, "--trainer.accumulate_grad_batches=2"],
+        [
+            *(*MLP, "--trainer.limit_train_batches=5"),
+            *("--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5"),
+        ],
+        [*MLP, "--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=4"],
+        [*MLP, "--trainer.max_steps=24", "--trainer.max_epochs=null"],
         [*MLP, "--trainer.logger=false"],
     ],
-    ids=lambda flags: flags[-1].partition("=")[0],
+    ids=lambda flags: " ".join(flag.removeprefix("--trainer.") for flag in flags[1:] if "=" in flag)[:60],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
 ) -> None:
-    recipe = ["fit", *SMALL, *flags, *RANDOM, "--trainer.max_epochs", "4", "--seed_everything", "5"]
+    recipe = ["fit", *SMALL, *RANDOM, "--trainer.max_epochs", "4", "--seed_everything", "5", *flags]
     main(recipe)
     interrupt(recipe, monkeypatch)
     torch.manual_seed(99)  # what a new process begins with
@@ -405,6 +413,82 @@ def test_a_damaged_last_checkpoint_is_told_and_the_best_takes_its_place(
     assert len(read_csv(RUN / "metrics.csv")) == 3
 
 
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_is_told(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Scoreboard, "on_fit_start", MagicMock(side_effect=RuntimeError("power cut")))
+        main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "2"])
+    newer = Path("lightning_logs/version_1")
+    assert line_of(["fit", "--ckpt_path", "last"], capsys) == (
+        f"error: {newer} has no checkpoint to go on from; start it again with --config {newer}/config.yaml, "
+        "or give the file of another run's\n"
+    )
+    main(["test", "--ckpt_path", "last"])  # of the newest run that has one
+
+
+def test_a_run_names_its_own_checkpoint_when_there_is_a_newer_run(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3"], monkeypatch)
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "1"])
+    capsys.readouterr()
+    main(["fit", "--ckpt_path", str(RUN / "checkpoints" / "last.ckpt")])
+    assert f"next        python -m mnist_lightning test --ckpt_path {BEST}\n" in capsys.readouterr().out
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "1", "--trainer.default_root_dir", "my [b]runs[/b]"])
+    path = "my [b]runs[/b]/lightning_logs/version_0/checkpoints/best.ckpt"
+    assert f"next        python -m mnist_lightning test --ckpt_path '{path}'\n" in capsys.readouterr().out
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Returns a few objects that stand for very many."""
+    inner: dict[str, Any] = {}
+    for _ in range(depth):
+        inner = {"a": inner, "b": inner}
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hyper_parameters": nested(40)}, "has 2,000 hyper_parameters or more, which no model needs"),
+        ({"datamodule_hyper_parameters": nested(40)}, "has 2,000 datamodule_hyper_parameters or more"),
+        ({"state_dict": {3: torch.zeros(1)}}, "has weights that are none"),
+        ({"state_dict": {"a": "b"}}, "has weights that are none"),
+        ({"model_class": "\x1b[2Jmine.Net"}, "holds a ?[2Jmine.Net, not a CNN"),
+        ({"optimizer_states": []}, "holds weights alone, so that training can't go on from it"),
+        ({"lr_schedulers": None}, "holds weights alone"),
+        ({"optimizer_states": 7}, "does not hold what a resumed run needs (TypeError"),
+        ({"loops": {"fit_loop": 3}}, "does not hold what a resumed run needs ("),
+        ({"callbacks": {"Scoreboard": {"history": 3}}}, "does not hold what a resumed run needs (TypeError"),
+    ],
+)
+def test_a_checkpoint_of_nonsense_is_told(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], told: str
+) -> None:
+    interrupt(["fit", *SMALL, "--trainer.max_epochs", "3"], monkeypatch)
+    stored = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    if "callbacks" in change:
+        change = {"callbacks": {**stored["callbacks"], **change["callbacks"]}}
+    torch.save({**stored, **change}, "bad.ckpt")
+    assert told in line_of(["fit", "--ckpt_path", "bad.ckpt", *SMALL], capsys)
+    assert not Path("lightning_logs/version_1").exists()
+
+
+def test_data_options_of_nonsense_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = torch.load(BEST, weights_only=True)
+    torch.save({**stored, "datamodule_hyper_parameters": {"augmentation": 7}}, "bad.ckpt")
+    assert "bad.ckpt was written by another version" in line_of(["test", "--ckpt_path", "bad.ckpt"], capsys)
+
+
+@pytest.mark.parametrize("flag", ["--config", "--data", "--trainer", "--model"])
+def test_settings_of_a_group_are_looked_at_like_recipes(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["a0: &a0 [1, 1, 1]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]
+    Path("bomb.yaml").write_text("\n".join(lines))
+    for args in ([flag, "bomb.yaml"], [f"{flag}=bomb.yaml"]):
+        assert "bomb.yaml has more than 20 aliases, which settings don't need" in line_of(["fit", *args], capsys)
+
+
 def test_another_process_of_the_same_run_takes_the_first_one_s_checkpoint(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -465,7 +549,13 @@ def test_a_stored_recipe_imports_nothing(
         "error: bad.ckpt was trained with trainer.callbacks [{'class_path': 'malice.Malice'}], and nothing is imported "
         "because a file says so; give the run's own config.yaml with --config\n"
     )
-    assert not Path("harm").exists()
+    del recipe["trainer"]["callbacks"]
+    recipe |= {"config": "trainer: {callbacks: [{class_path: malice.Malice}]}"}
+    recipe["data"]["augmentation"] = {"class_path": "malice.Malice"}
+    recipe["trainer"]["default_root_dir"] = "elsewhere"
+    torch.save({**stored, "callbacks": {"BestCheckpoint": {**state, "recipe": yaml.safe_dump(recipe)}}}, "bad.ckpt")
+    assert " in bad.ckpt, not " in line_of(["fit", "--ckpt_path", "bad.ckpt"], capsys)
+    assert not Path("harm").exists() and not Path("elsewhere").exists()
     main(["fit", *SMALL, "--trainer.callbacks+", "malice.Malice", "--trainer.fast_dev_run", "true"])
     assert Path("harm").exists()  # what the command line names is imported
 

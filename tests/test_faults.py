@@ -83,6 +83,75 @@ def test_a_signal_ends_a_run_in_order(number: signal.Signals, flags: list[str]) 
     assert (RUN / "figures" / "curves.png").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_among_processes_that_look_for_each_other_leaves_none(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*FIT, *QUIET, *TWO],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
+    while not children(process):
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)  # the other one imports, and this one waits for it
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    finish(process)
+    assert process.returncode in (128 + number, -number)
+
+
+SLOW = """
+import time
+from mnist_lightning.__main__ import main
+from mnist_lightning.models import MLP
+class Slow(MLP):
+    def predict_step(self, batch, batch_idx):
+        print("begun", flush=True)
+        time.sleep(60)
+    test_step = predict_step
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_a_signal_ends_what_uses_a_model_in_order(command: str, number: signal.Signals) -> None:
+    Path("mine.py").write_text(SLOW)
+    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+    subprocess.run([sys.executable, "mine.py", "fit", "--model=mine.Slow", *limits], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [sys.executable, "mine.py", command, "--model=mine.Slow", "--trainer.accelerator=cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
+    assert process.stdout
+    output = ""
+    while "begun" not in output:
+        output += process.stdout.readline()
+    process.send_signal(number)
+    output = finish(process)
+    assert process.returncode == 128 + number
+    assert "stopped     with nothing written" in output
+    assert "Traceback" not in output
+    assert not (RUN / "test").exists() and not (RUN / "predictions.csv").exists()
+
+
+def test_a_killed_loader_is_told() -> None:
+    process = start([*FIT, *QUIET, "--data.num_workers=1"])
+    os.kill(children(process)[0], signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 1
+    told = "error: a process that loads batches was ended from outside; go on with python -m mnist_lightning fit"
+    assert told in output
+    assert "Traceback" not in output
+
+
 def test_a_second_ctrl_c_ends_it_at_once() -> None:
     process = start([*FIT, *QUIET])
     process.send_signal(signal.SIGINT)
@@ -100,8 +169,19 @@ def test_a_killed_worker_takes_the_run_down() -> None:
     os.kill(worker, signal.SIGKILL)
     output = finish(process)
     assert process.returncode == 1
-    assert "error: process 1 of 1 beside this one was killed by signal 9; go on with python -m" in output
+    assert "error: process 1 of 1 beside this one was ended by signal 9; go on with python -m" in output
     assert "Traceback" not in output
+
+
+def test_workers_end_when_the_first_process_is_killed() -> None:
+    process = start([*FIT, *QUIET, "--trainer.devices=3", "--trainer.strategy=ddp"])
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while subprocess.run(["pgrep", "--session", str(process.pid)], capture_output=True).stdout:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert "Traceback" not in finish(process)
 
 
 def test_a_worker_s_own_error_stands_on_top() -> None:

@@ -9,7 +9,7 @@ import mnist_lightning
 
 FLOORS = [
     {"errors", "files", "images", "metrics", "augment", "figures", "exported", "downloads", "workers"},
-    {"runs", "sources", "models", "reports", "server", "recipes", "space"},
+    {"watch", "runs", "sources", "models", "reports", "server", "recipes", "space"},
     {"checkpoints", "findings", "trials"},
     {"data", "callbacks", "ensemble", "export"},
     {"arguments"},

@@ -35,6 +35,29 @@ def test_others_are_left_out_and_told(callback: object) -> None:
             recipes.check_same(Path("last.ckpt"), yaml.safe_dump({"trainer": {"callbacks": [callback]}}), kept)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "data: {augmentation: {class_path: malice.Malice}}",
+        "data: {augmentation: evil.yaml}",
+        "data: {batch_size: {class_path: malice.Malice}}",
+        "data: evil.yaml",
+        "config: /etc/passwd",
+        "config: 'trainer: {callbacks: [{class_path: malice.Malice}]}'",
+        "ckpt_path: elsewhere.ckpt",
+        "optimizer: {class_path: malice.Malice}",
+        "trainer: {default_root_dir: elsewhere}",
+        "trainer: {profiler: advanced}",
+        "trainer: {callbacks: ModelCheckpoint}",
+        "trainer: {logger: {class_path: malice.Malice}}",
+        "trainer: {strategy: {class_path: malice.Malice}}",
+        "seed_everything: {class_path: malice.Malice}",
+    ],
+)
+def test_nothing_else_is_kept(recipe: str) -> None:
+    assert yaml.safe_load(recipes.without_classes(recipe)) == {}
+
+
 @pytest.mark.parametrize("name", ["logger", "plugins", "profiler"])
 def test_own_classes_must_be_given_again(name: str) -> None:
     own = {"class_path": "mine.Own", "init_args": {"size": 3}}
