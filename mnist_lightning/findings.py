@@ -77,11 +77,11 @@ def _write_outcomes(path: Path, columns: list[str], rows: list[list[Any]], trial
     outcomes = [
         [
             *(trial.state.name.lower(), trial.values[0] if trial.values else ""),
-            *(trial.user_attrs.get(name, "") for name in ("run", "error")),
+            *(trial.user_attrs.get(name, "") for name in ("machine", "run", "error")),
         ]
         for trial in trials
     ]
-    columns = [*columns, "state", "validation accuracy", "run", "error"]
+    columns = [*columns, "state", "validation accuracy", "machine", "run", "error"]
     write_csv(path, [columns, *(row + outcome for row, outcome in zip(rows, outcomes, strict=True))])
 
 

@@ -38,6 +38,9 @@ def make_run_dir(logs_dir: Path) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             number += 1
+        except OSError as error:
+            advice = "name another place with --trainer.default_root_dir"
+            raise OSError(f"{path} can't be made ({error.strerror}); {advice}") from error
         else:
             return path
 

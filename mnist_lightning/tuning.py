@@ -1,6 +1,7 @@
 """Searching hyper-parameters with Optuna: the trials, and then the finalists."""
 
 import math
+import platform
 import signal
 import time
 import warnings
@@ -158,6 +159,7 @@ class Search:
         try:
             cli = CLI("fit", [*self.flags, *flags, *own], callbacks)
             cli.scoreboard.hyper_parameters = self._searched(cli)
+            trial.set_user_attr("machine", platform.node())
             trial.set_user_attr("run", str(cli.open_run_dir()))
             with cli.claims, cli.scoreboard.over(cli.trainer):
                 cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)

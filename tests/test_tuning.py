@@ -3,6 +3,7 @@
 import csv
 import getpass
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -73,6 +74,11 @@ def test_a_search_finds_values_that_fit_takes(tune: list[str], capsys: pytest.Ca
         rows = list(csv.DictReader(stream))
     assert [row["trial"] for row in rows] == ["0", "1", "2", "3"]
     assert {row["state"] for row in rows} <= {"complete", "pruned"}
+    assert {row["machine"] for row in rows} == {platform.node()}
+    with (folder / "finalists.csv").open() as stream:
+        finalists = [(row["trial"], row["seed"], row["state"]) for row in csv.DictReader(stream)]
+    assert finalists[:2] == [("recipe", "0", "complete"), ("recipe", "1", "complete")]
+    assert len(finalists) == 6
     assert all(Path(row["run"], "checkpoints", "last.ckpt").is_file() for row in rows)
     assert {path.stem for path in (folder / "figures").iterdir()} >= {"history", "parallel_coordinate"}
     output = capsys.readouterr().out
