@@ -1,5 +1,6 @@
 """The command line's door: it answers `--help` at once, and leaves heavy imports to the commands."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -49,8 +50,8 @@ def main(args: Sequence[str] | None = None) -> None:
             from mnist_lightning import cli
 
             getattr(cli, command)(flags)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+        except KeyboardInterrupt as error:
+            raise SystemExit(128 + (error.args[0] if error.args else signal.SIGINT)) from None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from mnist_lightning.files import write_atomically
+from mnist_lightning.files import UnwritableError, write_atomically
 from mnist_lightning.runs import NEXT_STEP
 
 KINDS = {
@@ -139,14 +139,14 @@ class DurableIO(CheckpointIO):
         """Writes a checkpoint; until it is whole, the earlier one stays.
 
         Raises:
-            OSError: The disk is full, or the folder can't be written.
+            UnwritableError: The disk is full, or the folder can't be written.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
             write_atomically(Path(path), buffer.getbuffer())
-        except OSError as error:
-            raise OSError(f"checkpoint {error}; the one before it is whole") from error
+        except UnwritableError as error:
+            raise UnwritableError(f"checkpoint {error}; the one before it is whole") from error
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None

@@ -31,6 +31,7 @@ from mnist_lightning.arguments import CLI
 from mnist_lightning.callbacks import Predictions, Scoreboard, show_confusion, tensorboard_logger
 from mnist_lightning.checkpoints import find_best
 from mnist_lightning.errors import DivergedError, in_one_line, needs_extra, one_line_errors
+from mnist_lightning.files import UnwritableError
 from mnist_lightning.images import Digit
 from mnist_lightning.models import check_range
 from mnist_lightning.runs import NEXT_STEP
@@ -90,8 +91,8 @@ def _train(cli: CLI, run_dir: Path) -> None:
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             if not cli.checkpoint or cli.scoreboard.seconds:  # it has begun
                 raise
-            if not cli.checkpoint.run_dir:
-                shutil.rmtree(run_dir)
+            if not cli.checkpoint.run_dir and cli.scoreboard.run_dir:  # which this process has made
+                shutil.rmtree(cli.scoreboard.run_dir)
             problem = f"{type(error).__name__} {in_one_line(error)}"
             text = f"error: checkpoint {cli.ckpt_path} does not hold what a resumed run needs ({problem}); {NEXT_STEP}"
             print(text, file=sys.stderr)
@@ -117,11 +118,11 @@ def _told_in_a_line(cli: CLI, watch: Watch, resume: Callable[[], str]) -> Iterat
             _say(cli.trainer, f"stopped     {done}")
             _say(cli.trainer, f"goes on     {resume()}")
             raise SystemExit(128 + watch.stopped_by) from None
-        except OSError as error:
+        except UnwritableError as error:
             print(f"error: {in_one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
-        except RuntimeError as error:
-            if not (problem := watch.find_problem(error)):
+        except (OSError, RuntimeError) as error:
+            if not (problem := watch.find_problem(error, cli.trainer)):
                 raise
             print(f"error: {problem}; go on with {resume()}", file=sys.stderr)
             raise SystemExit(1) from None
@@ -130,7 +131,7 @@ def _told_in_a_line(cli: CLI, watch: Watch, resume: Callable[[], str]) -> Iterat
 def _flag(name: str, path: Path) -> str:
     """Returns the flag that names a checkpoint: `best` or `last` where that is the one."""
     with contextlib.suppress(FileNotFoundError):
-        if runs.find(name, Path("lightning_logs")) == path:
+        if runs.find(name, Path("lightning_logs"), is_resumed=name == "last") == path:
             return "" if name == "best" else f" --ckpt_path {name}"
     return f" --ckpt_path {shlex.quote(str(path))}"
 

@@ -60,6 +60,10 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
+class UnwritableError(OSError):
+    """A file of this program's can't be written."""
+
+
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a file beside its target and moves it into place, so that no reader ever sees half of it.
 
@@ -68,13 +72,13 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
         content: Bytes, or text that is encoded as UTF-8.
 
     Raises:
-        OSError: The folder can't be written; an earlier file is left as it was.
+        UnwritableError: The folder can't be written; an earlier file is left as it was.
     """
     try:
         _write(path.resolve(), content.encode() if isinstance(content, str) else content)
     except OSError as error:
         advice = "free some space" if error.errno == errno.ENOSPC else "choose a place that can be written"
-        raise OSError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
+        raise UnwritableError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:

@@ -33,7 +33,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 def means_in_full(finals: optuna.Study, num_seeds: int) -> dict[int, float]:
     """Returns the mean validation accuracy of each finalist that was trained with every seed, by its trial's number."""
     scores: dict[int, dict[int, float]] = {}
-    for trial in finals.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in (trial for trial in _finalists(finals) if trial.state == TrialState.COMPLETE):
         number, seed = _finalist(trial)
         scores.setdefault(number, {})[seed] = trial.values[0]
     return {number: fmean(seeds.values()) for number, seeds in scores.items() if len(seeds) >= num_seeds}
@@ -46,10 +46,14 @@ def show(study: optuna.Study, finals: optuna.Study, means: Mapping[int, float], 
     table.add_row("validation", *(f"{trial.values[0]:.2%}" for trial in trials))
     for entry in space:
         table.add_row(entry.label, *(short(trial.user_attrs["values"].get(entry.name, "")) for trial in trials))
-    in_full = {number: "failed" for number, _ in map(_finalist, finals.trials)}
+    in_full = {number: "failed" for number, _ in map(_finalist, _finalists(finals))}
     in_full |= {number: f"{mean:.2%}" for number, mean in means.items()}
     table.add_row("in full", *(in_full.get(number, "") for number in (*(trial.number for trial in trials), RECIPE)))
     return table
+
+
+def _finalists(finals: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in finals.get_trials(deepcopy=False) if "fixed_params" in trial.system_attrs]
 
 
 def _finalist(trial: FrozenTrial) -> tuple[int, int]:
@@ -69,8 +73,8 @@ def write_trials(folder: Path, study: optuna.Study, finals: optuna.Study, names:
         [trial.number, *(trial.user_attrs.get("values", {}).get(name, "") for name in names)] for trial in study.trials
     ]
     _write_outcomes(folder / "trials.csv", ["trial", *names], rows, study.trials)
-    rows = [["recipe" if number == RECIPE else number, seed] for number, seed in map(_finalist, finals.trials)]
-    _write_outcomes(folder / "finalists.csv", ["trial", "seed"], rows, finals.trials)
+    rows = [["recipe" if number == RECIPE else number, seed] for number, seed in map(_finalist, _finalists(finals))]
+    _write_outcomes(folder / "finalists.csv", ["trial", "seed"], rows, _finalists(finals))
 
 
 def _write_outcomes(path: Path, columns: list[str], rows: list[list[Any]], trials: Sequence[FrozenTrial]) -> None:

@@ -15,13 +15,13 @@ KEPT = (
     *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches")),
     *(f"trainer.{name}" for name in ("devices", "num_nodes", "strategy", "precision", "accumulate_grad_batches")),
     *(f"trainer.{name}" for name in ("gradient_clip", "limit_val_batches", "check_val_every_n_epoch", "val_check")),
+    *(f"trainer.{name}" for name in ("sync_batchnorm", "max_time", "benchmark", "deterministic")),
 )
 """Settings that decide what a resumed run computes."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
 SWITCHES = tuple(
-    f"trainer.{name}"
-    for name in ("deterministic", "enable_checkpointing", "enable_progress_bar", "logger", "num_sanity_val_steps")
+    f"trainer.{name}" for name in ("enable_checkpointing", "enable_progress_bar", "logger", "num_sanity_val_steps")
 )
 """More that a resumed run has again, unless it is given otherwise."""
 HARMLESS = tuple(
@@ -30,12 +30,13 @@ HARMLESS = tuple(
 """Callbacks that a checkpoint may name: they write to no place of their own."""
 MADE_OF_CLASSES = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "profiler"))
 """Settings that a checkpoint can't bring along, but for those callbacks."""
+OWN_CONFIG = "give the run's own config.yaml with --config"
 TEXTS = ("dataset", "data_dir")
 """What is text among the data module's settings; all else in them is numbers."""
 
 
 def without_classes(recipe: str) -> str:
-    """Takes from a stored recipe what can't name a class, a file or a place to write: only known names, plain values.
+    """Takes from a stored recipe what names no class, no file to read and no place for runs: known names, plain values.
 
     Args:
         recipe: YAML from anybody.
@@ -47,8 +48,12 @@ def without_classes(recipe: str) -> str:
     if not isinstance(settings, dict) or not isinstance(settings.get("trainer", {}), dict):
         raise ValueError("the checkpoint's recipe is none")
     trainer, data = (_as_mapping(settings.get(name)) for name in ("trainer", "data"))
-    kept: dict[str, Any] = {name: settings[name] for name in ("seed_everything",) if type(settings.get(name)) is int}
-    kept["data"] = {name: value for name, value in data.items() if _is_number(value) or name in TEXTS}
+    kept: dict[str, Any] = {
+        name: settings[name] for name in ("seed_everything",) if isinstance(settings.get(name), int)
+    }
+    kept["data"] = {
+        name: value for name, value in data.items() if _is_number(value) or (name in TEXTS and isinstance(value, str))
+    }
     numbers = {name: value for name, value in _as_mapping(data.get("augmentation")).items() if _is_number(value)}
     kept["data"] |= {"augmentation": numbers} if numbers else {}
     kept["trainer"] = {name: value for name, value in trainer.items() if _is_kept(f"trainer.{name}", value)}
@@ -70,17 +75,19 @@ def check_same(path: Path, stored: str, given: str) -> None:
         ValueError: A setting that decides what is computed differs, or a class is missing.
     """
     then, now = (flatten(yaml.safe_load(text)) for text in (stored, given))
-    for name in sorted(then.keys() | now.keys()):
-        if name.startswith(KEPT) and name not in FREE and then.get(name) != now.get(name):
+    for name in sorted(then):
+        if name.startswith(KEPT) and name not in FREE and then[name] != now.get(name):
+            if name.startswith("trainer.") and not _is_plain(then[name]):
+                raise ValueError(f"{path} was trained with {name} {then[name]}; {OWN_CONFIG}")
             raise ValueError(
-                f"{name} is {then.get(name)} in {path}, not {now.get(name)}, and a resumed run keeps its settings; "
+                f"{name} is {then[name]} in {path}, not {now.get(name)}, and a resumed run keeps its settings; "
                 "leave the flag out, or train a new model without --ckpt_path"
             )
         missing = [item for item in _as_list(then.get(name)) if item not in _as_list(now.get(name))]
         if missing and name.startswith(MADE_OF_CLASSES) and not _is_plain(then.get(name)):
             raise ValueError(
                 f"{path} was trained with {name} {missing}, and nothing is imported because a file says so; "
-                "give the run's own config.yaml with --config"
+                f"{OWN_CONFIG}"
             )
 
 
@@ -88,7 +95,7 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Returns nested settings by their dotted names."""
     if not isinstance(settings, dict):
         return {prefix: settings}
-    parts = (flatten(value, f"{prefix}.{name}" if prefix else name) for name, value in settings.items())
+    parts = (flatten(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in settings.items())
     return {name: value for part in parts for name, value in part.items()}
 
 
@@ -114,7 +121,7 @@ def _is_plain(value: object) -> bool:
     """Tells whether a setting can't name anything to import or to read."""
     if isinstance(value, list):  # of devices
         return all(map(_is_number, value))
-    return _is_number(value) or (isinstance(value, str) and re.fullmatch(r"[\w,/-]+", value) is not None)
+    return _is_number(value) or (isinstance(value, str) and re.fullmatch(r"[\w,/:-]+", value) is not None)
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:

@@ -36,9 +36,10 @@ def make_run_dir(logs_dir: Path) -> Path:
         path = logs_dir / f"version_{number}"
         try:
             path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
         except OSError as error:
+            if path.exists():
+                number += 1
+                continue
             advice = "name another place with --trainer.default_root_dir"
             raise OSError(f"{path} can't be made ({error.strerror}); {advice}") from error
         else:
@@ -87,7 +88,8 @@ def record_start(run_dir: Path, **details: object) -> None:
 
 def hide_passwords(text: str) -> str:
     """Returns a text with `***` for the passwords of the addresses in it."""
-    return re.sub(r"(?<=://)([^/?@]*?):[^@]*@", r"\1:***@", re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text))
+    text = re.sub(r"(?i)((?:password|passwd|pwd)(?:=|%3d))[^&\s;%]*", r"\1***", text)
+    return re.sub(r"(?<=://)([^/?@]*?):[^@]*@", r"\1:***@", text)
 
 
 def record_end(run_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """Trials that machines share: each is done once, whoever dies, sleeps or is interrupted."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -65,7 +66,7 @@ class Storage(RDBStorage):
             states = {trial.state for trial in trials}
             if TrialState.WAITING in states or sum(map(_counts, trials)) < count:
                 try:
-                    study.optimize(objective, n_trials=1, catch=(Exception,))
+                    study.optimize(partial(_unless_interrupted, objective), n_trials=1, catch=(Exception,))
                 except ValueError as error:
                     if "Cannot tell a FAIL trial" not in str(error):
                         raise
@@ -141,13 +142,22 @@ def refuse_surplus(trial: optuna.Trial, count: int | None = None) -> None:
     """
     *earlier, this = [other for other in trial.study.get_trials(deepcopy=False) if other.number <= trial.number]
     if count is None:
-        alike = [other for other in earlier if other.system_attrs["fixed_params"] == this.system_attrs["fixed_params"]]
-        is_surplus = any(other.state != TrialState.FAIL for other in alike)
+        queued = this.system_attrs.get("fixed_params")  # none if another machine took what waited, and this was begun
+        alike = [other for other in earlier if other.system_attrs.get("fixed_params") == queued]
+        is_surplus = queued is None or any(other.state != TrialState.FAIL for other in alike)
     else:
-        is_surplus = sum(map(_counts, earlier)) >= count
+        is_surplus = _counts(this) and sum(map(_counts, earlier)) >= count
     if is_surplus:
         trial.set_user_attr("error", SURPLUS)
         raise RuntimeError(SURPLUS)
+
+
+def _unless_interrupted(objective: Callable[[optuna.Trial], float], trial: optuna.Trial) -> float:
+    """Scores a trial; one that is interrupted has not failed, but is repeated when it has been silent for long."""
+    try:
+        return objective(trial)
+    except KeyboardInterrupt as error:  # which Optuna would record
+        raise SystemExit(128 + (error.args[0] if error.args else signal.SIGINT)) from None
 
 
 def _counts(trial: FrozenTrial) -> bool:

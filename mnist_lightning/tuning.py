@@ -25,6 +25,7 @@ from mnist_lightning.models import check_range
 from mnist_lightning.recipes import flatten
 from mnist_lightning.space import Parameter, as_flags, read_space
 from mnist_lightning.trials import Storage, open_storage, refuse_surplus, told_when_lost
+from mnist_lightning.watch import Watch
 
 
 class Report(Callback):
@@ -96,7 +97,12 @@ class Search:
         with told_when_lost():
             study = self._open(self.name)
             work_on = partial(self.storage.work_on, end=end, say=self.say)
-            if work_on(study, self.num_trials, self._search) and (found := findings.best_trials(study)):
+            if work_on(study, self.num_trials, self._search):
+                if not (found := findings.best_trials(study)):
+                    errors = [error for trial in study.trials if (error := trial.user_attrs.get("error"))]
+                    raise ValueError(
+                        f"no trial came to its end ({'; '.join(errors[:1])}); search another space or recipe"
+                    )
                 finals = self._open(f"{self.name}, finalists")
                 for number in (RECIPE, *(trial.number for trial in found[: self.num_finalists])):
                     for seed in range(self.num_seeds):
@@ -156,15 +162,17 @@ class Search:
     def _fit(self, trial: optuna.Trial, name: str, flags: list[str], callbacks: list[Callback]) -> float:
         own = [f"--trainer.default_root_dir={self.folder}", "--trainer.enable_progress_bar=false"]
         own.append("--trainer.check_val_every_n_epoch=1")  # or there would be nothing to score
+        watch: Watch | None = None
         try:
             cli = CLI("fit", [*self.flags, *flags, *own], callbacks)
+            watch = cli.scoreboard
             cli.scoreboard.hyper_parameters = self._searched(cli)
             trial.set_user_attr("machine", platform.node())
             trial.set_user_attr("run", str(cli.open_run_dir()))
             with cli.claims, cli.scoreboard.over(cli.trainer):
                 cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
-        except SystemExit:  # Lightning's end of a run that a signal stopped; the trial is repeated when it has been
-            raise SystemExit(128 + (cli.scoreboard.stopped_by or signal.SIGINT)) from None  # silent for long enough
+        except SystemExit:  # Lightning's end of a run that a signal stopped
+            raise KeyboardInterrupt(watch.stopped_by if watch and watch.stopped_by else signal.SIGINT) from None
         except Exception as error:
             trial.set_user_attr("error", in_one_line(error)[:500])
             self.say(f"{name} failed: {in_one_line(error)}")

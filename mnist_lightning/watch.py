@@ -44,18 +44,20 @@ class Watch(Callback):
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
 
-    def find_problem(self, error: BaseException) -> str:
+    def find_problem(self, error: BaseException, trainer: Trainer) -> str:
         """Says what is behind an error of the trainer, if it is not this program's or the user's own."""
         if problem := self.workers.find_dead()[0]:
             return problem
         text = in_one_line(error)
         if text.startswith("DataLoader worker"):
-            return "a process that loads batches was ended from outside"
-        return f"another process of this run is gone ({text})" if any(echo in text for echo in ECHOES) else ""
+            return f"a process that loads batches has ended ({text})"
+        is_echo = trainer.world_size > 1 and any(echo in text for echo in ECHOES)
+        return f"another process of this run is gone ({text})" if is_echo else ""
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._interrupt)
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell leaves it to what runs in the background
+                signal.signal(signal.SIGINT, self._interrupt)
             if not SLURMEnvironment.detect():  # where Lightning asks for another turn
                 signal.signal(signal.SIGTERM, self._interrupt)
 
@@ -73,7 +75,7 @@ class Watch(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins, if it is not part of training."""
-        if not trainer.training and trainer.state.fn == "validate":
+        if trainer.state.fn == "validate":
             self._begin()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableSequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 Process = subprocess.Popen[bytes]
+PARENT = "MNIST_LIGHTNING_PARENT"
+"""The environment variable by which processes know the one that starts them."""
 PATIENCE_S = 20
 """How long the first process may take to notice by itself that another one has failed, once they know each other."""
 
@@ -27,7 +29,6 @@ class Workers:
     def __init__(self) -> None:
         self.processes: list[Process] = []
         self.patience_s = 3.0  # while they look for each other, nobody notices anything
-        self._is_over = threading.Event()
 
     @contextmanager
     def watched(self, launched: Callable[[], MutableSequence[Process]]) -> Iterator[None]:
@@ -36,26 +37,35 @@ class Workers:
         Args:
             launched: Returns the launcher's list of them.
         """
-        threading.Thread(target=self._watch, args=(launched,), daemon=True).start()
+        os.environ[PARENT] = str(os.getpid())
+        is_over = threading.Event()
+        watching = threading.Thread(target=self._watch, args=(launched, is_over), daemon=True)
+        watching.start()
         try:
             yield
-            for process in self.processes:
-                process.wait(60)
+            with suppress(subprocess.TimeoutExpired):
+                for process in self.processes:
+                    process.wait(60)
         finally:
-            self._is_over.set()
+            is_over.set()
+            watching.join()
+            self._take(launched())
             self._kill()
 
-    def _watch(self, launched: Callable[[], MutableSequence[Process]]) -> None:
+    def _take(self, started: MutableSequence[Process]) -> None:
+        while started:
+            self.processes.append(started.pop(0))
+
+    def _watch(self, launched: Callable[[], MutableSequence[Process]], is_over: threading.Event) -> None:
         noticed = 0.0
-        while not self._is_over.wait(0.2):
-            if started := launched():
-                self.processes += started
-                started.clear()
+        while not is_over.wait(0.2):
+            self._take(launched())
             if not noticed and any(process.poll() for process in self.processes):
                 noticed = time.monotonic()
             if noticed and time.monotonic() > noticed + self.patience_s:
                 problem, number = self.find_dead()
                 print(f"error: {problem}", file=sys.stderr, flush=True)
+                sys.stdout.flush()
                 self._kill()
                 os._exit(128 + number if number in (signal.SIGINT, signal.SIGTERM) else 1)
 
@@ -80,10 +90,11 @@ class Workers:
 
 def end_with_parent() -> None:
     """Ends this process when the one that started it is gone, whatever this one waits for."""
+    parent = int(os.environ.get(PARENT, os.getppid()))  # which may be gone by now
 
-    def watch(parent: int) -> None:
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

@@ -554,7 +554,15 @@ def test_a_stored_recipe_imports_nothing(
     recipe["data"]["augmentation"] = {"class_path": "malice.Malice"}
     recipe["trainer"]["default_root_dir"] = "elsewhere"
     torch.save({**stored, "callbacks": {"BestCheckpoint": {**state, "recipe": yaml.safe_dump(recipe)}}}, "bad.ckpt")
-    assert " in bad.ckpt, not " in line_of(["fit", "--ckpt_path", "bad.ckpt"], capsys)
+    assert "data.augmentation.class_path is malice.Malice in bad.ckpt" in line_of(
+        ["fit", "--ckpt_path", "bad.ckpt"], capsys
+    )
+    recipe["data"]["augmentation"] = {}
+    recipe["trainer"]["profiler"] = None
+    torch.save({**stored, "callbacks": {"BestCheckpoint": {**state, "recipe": yaml.safe_dump(recipe)}}}, "bad.ckpt")
+    capsys.readouterr()
+    main(["fit", "--ckpt_path", "bad.ckpt"])  # goes on, in a run folder where runs are
+    assert Path("lightning_logs/version_1/checkpoints/last.ckpt").exists()
     assert not Path("harm").exists() and not Path("elsewhere").exists()
     main(["fit", *SMALL, "--trainer.callbacks+", "malice.Malice", "--trainer.fast_dev_run", "true"])
     assert Path("harm").exists()  # what the command line names is imported
