@@ -448,31 +448,30 @@ def nested(depth: int) -> dict[str, Any]:
     return inner
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"hyper_parameters": nested(40)}, "has 2,000 hyper_parameters or more, which no model needs"),
-        ({"datamodule_hyper_parameters": nested(40)}, "has 2,000 datamodule_hyper_parameters or more"),
-        ({"state_dict": {3: torch.zeros(1)}}, "has weights that are none"),
-        ({"state_dict": {"a": "b"}}, "has weights that are none"),
-        ({"model_class": "\x1b[2Jmine.Net"}, "holds a ?[2Jmine.Net, not a CNN"),
-        ({"optimizer_states": []}, "holds weights alone, so that training can't go on from it"),
-        ({"lr_schedulers": None}, "holds weights alone"),
-        ({"optimizer_states": 7}, "does not hold what a resumed run needs (TypeError"),
-        ({"loops": {"fit_loop": 3}}, "does not hold what a resumed run needs ("),
-        ({"callbacks": {"Scoreboard": {"history": 3}}}, "does not hold what a resumed run needs (TypeError"),
-    ],
-)
+NONSENSE: list[tuple[dict[str, Any], str]] = [
+    ({"hyper_parameters": nested(40)}, "has 2,000 hyper_parameters or more, which no model needs"),
+    ({"datamodule_hyper_parameters": nested(40)}, "has 2,000 datamodule_hyper_parameters or more"),
+    ({"state_dict": {3: torch.zeros(1)}}, "has weights that are none"),
+    ({"state_dict": {"a": "b"}}, "has weights that are none"),
+    ({"model_class": "\x1b[2Jmine.Net"}, "holds a ?[2Jmine.Net, not a CNN"),
+    ({"optimizer_states": []}, "holds weights alone, so that training can't go on from it"),
+    ({"lr_schedulers": None}, "holds weights alone"),
+    ({"optimizer_states": 7}, "does not hold what a resumed run needs (TypeError"),
+    ({"loops": {"fit_loop": 3}}, "does not hold what a resumed run needs ("),
+    ({"callbacks": {"Scoreboard": {"history": 3}}}, "does not hold what a resumed run needs (TypeError"),
+]
+
+
 def test_a_checkpoint_of_nonsense_is_told(
-    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], told: str
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(["fit", *SMALL, "--trainer.max_epochs", "3"], monkeypatch)
     stored = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
-    if "callbacks" in change:
-        change = {"callbacks": {**stored["callbacks"], **change["callbacks"]}}
-    torch.save({**stored, **change}, "bad.ckpt")
-    assert told in line_of(["fit", "--ckpt_path", "bad.ckpt", *SMALL], capsys)
-    assert not Path("lightning_logs/version_1").exists()
+    for change, told in NONSENSE:
+        callbacks = {**stored["callbacks"], **change.get("callbacks", {})}
+        torch.save({**stored, **change, "callbacks": callbacks}, "bad.ckpt")
+        assert told in line_of(["fit", "--ckpt_path", "bad.ckpt", *SMALL], capsys)
+        assert not Path("lightning_logs/version_1").exists()
 
 
 def test_data_options_of_nonsense_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
