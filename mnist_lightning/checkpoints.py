@@ -227,6 +227,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Goes on from a saved state."""
         self.best_loss = state_dict["best_loss"]
         self.is_stopped = state_dict.get("is_stopped", False)
+        self.current_score = state_dict.get("current_score")  # Lightning saves it, and forgets it
         # The run's folder may have been moved, and a checkpoint that lies elsewhere begins a new one.
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
