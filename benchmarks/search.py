@@ -76,7 +76,7 @@ def search(side: str, seed: int, recipe: str, num_trials: int, num_epochs: int) 
 
 def main() -> None:
     """Searches with every side, then shows the medians."""
-    args = measure.parse("tune beside random search", repeats=3, recipe="mlp", trials=30, epochs=5, workers=2)
+    args = measure.parse("tune beside random search", repeats=3, recipe="mlp", trials=30, epochs=3, workers=2)
     jobs = [(side, seed) for seed in range(args.repeats) for side in SIDES]
     with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
         pending = [pool.submit(search, *job, args.recipe, args.trials, args.epochs) for job in jobs]
@@ -92,7 +92,8 @@ def main() -> None:
     for side in SIDES:
         runs = [run for run in found if run["side"] == side]
         medians = {name: measure.summarise([run[name] for run in runs]) for name in figures}
-        rows.append({"side": side, **medians, "runs": runs})
+        budget = {"recipe": args.recipe, "trials": args.trials, "epochs": args.epochs}
+        rows.append({"side": side, **budget, **medians, "runs": runs})
     measure.report("search", rows, ["side", *figures], args.output)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import serve
-from benchmarks.table import accuracy_table, pictures_table, robustness_table, search_table, speed_table
+from benchmarks.table import TABLES, accuracy_table
 from mnist_lightning.__main__ import COMMANDS, main
 from tests.conftest import RUN, digits, idx, put_picture
 
@@ -97,7 +97,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_the_tables_are_what_was_measured() -> None:
     assert accuracy_table() in README
     measurements = (ROOT / "docs" / "measurements.md").read_text()
-    for table in (robustness_table, pictures_table, speed_table, search_table):
+    for table in TABLES:
         assert table() in measurements
 
 
