@@ -30,8 +30,8 @@ from benchmarks import measure
 from mnist_lightning import checkpoints
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.ensemble import rebuild
+from mnist_lightning.metrics import expected_calibration_error
 from mnist_lightning.models import normalize
-from mnist_lightning.reports import expected_calibration_error
 from mnist_lightning.sources import DISPUTED
 
 RESULTS_DIR = measure.RESULTS_DIR / "accuracy"

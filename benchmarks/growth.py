@@ -28,7 +28,7 @@ from mnist_lightning.sources import SOURCES, File, Source
 
 folder, (num_warmup_steps, num_steps, devices) = sys.argv[1], map(int, sys.argv[2:])
 files = {split: (File("images"), File("labels")) for split in ("train", "test")}
-SOURCES["Synthetic"] = Source(tuple("0123456789"), 0.5, 0.3, "", "Synthetic", files)
+SOURCES["Synthetic"] = Source(tuple("0123456789"), 0.5, 0.3, "Synthetic", files)
 
 
 class Stopwatch(Callback):

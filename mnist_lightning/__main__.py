@@ -41,15 +41,16 @@ def main(args: Sequence[str] | None = None) -> None:
     elif command not in COMMANDS:
         print(f"error: no command {command!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    elif command == "serve":
-        from mnist_lightning import serving
-
-        serving.serve(flags)
     else:
         try:
-            from mnist_lightning import cli
+            if command == "serve":
+                from mnist_lightning import serving
 
-            getattr(cli, command)(flags)
+                serving.serve(flags)
+            else:
+                from mnist_lightning import cli
+
+                getattr(cli, command)(flags)
         except KeyboardInterrupt as error:
             raise SystemExit(128 + (error.args[0] if error.args else signal.SIGINT)) from None
 

@@ -1,18 +1,14 @@
-"""The flags: what they mean, and what a checkpoint adds to them."""
+"""A command's model, data and trainer: what flags say, and what a checkpoint adds to them."""
 
-import argparse
 import contextlib
-import itertools
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,17 +16,15 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from mnist_lightning import checkpoints, recipes, runs
 from mnist_lightning.callbacks import ProgressBar, Scoreboard, tensorboard_logger
+from mnist_lightning.console import say
 from mnist_lightning.data import MNISTDataModule
 from mnist_lightning.ensemble import Ensemble
 from mnist_lightning.files import read_settings, write_atomically
+from mnist_lightning.flags import checkpoint_place, recipes_first, settings_files, with_lists
 from mnist_lightning.models import Classifier, class_path, known_classes
 
 FOUND = "MNIST_LIGHTNING_CHECKPOINT"
 """The environment variable by which processes that this one starts know its checkpoint."""
-LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
-"""Flags that take several values, one after the other as a shell's wildcards leave them."""
-SETTINGS = ("--config", "--data", "--data.augmentation", "--model", "--trainer")
-"""Flags whose value may be a file of settings."""
 LINKED = ("class_names", "mean", "std")
 """What the model takes from the data, so that a checkpoint alone can rebuild it."""
 TRAINER_DEFAULTS = {
@@ -84,6 +78,11 @@ class CLI(LightningCLI):
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error
 
+    def say(self, text: object) -> None:
+        """Tells the user something, once, however many processes there are."""
+        if self.trainer.is_global_zero:
+            say(text)
+
     @property
     def ckpt_path(self) -> Path | None:
         """The file of the checkpoint to start from."""
@@ -98,7 +97,7 @@ class CLI(LightningCLI):
     def checkpoint_files(self) -> list[Path]:
         """The files of the checkpoint or, for an ensemble, of its members."""
         if isinstance(self.model, Ensemble):
-            return [runs.find(path, Path("lightning_logs")) for path in self.model.ckpt_paths]
+            return [Path(path) for path in self.model.ckpt_paths]
         return [self.checkpoint.path] if self.checkpoint else []
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -127,15 +126,10 @@ class CLI(LightningCLI):
                 raise ValueError(
                     f"--model.init_args.{name} is taken from the data; see the flags that begin with --data"
                 )
-        args = _with_lists(_recipes_first(args))
-        for path in _settings_files(args):
+        args = with_lists(recipes_first(args))
+        for path in settings_files(args):
             read_settings(path)  # or what parses flags would run out of memory on some
-        scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        scan.add_argument("--ckpt_path", nargs="?")
-        scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
-        scan.add_argument(*LISTS[:2], nargs="?", dest="members")
-        given = scan.parse_known_args(args)[0]
-        place = given.ckpt_path or _first(given.members), given.root_dir  # an ensemble's members know the data
+        place = checkpoint_place(args)  # an ensemble's members know the data
         self._read_checkpoint(*place)
         self.config = self._parse(parser, args)
         if self.config.model.class_path == class_path(Ensemble):
@@ -153,16 +147,18 @@ class CLI(LightningCLI):
         if self.config.ckpt_path:
             raise ValueError("an Ensemble has its weights from --model.init_args.ckpt_paths; leave out --ckpt_path")
         self.checkpoint = None
+        options = self.config.model.init_args
+        if options.ckpt_paths:
+            logs_dir = Path(self.config.trainer.default_root_dir or ".") / runs.LOGS_DIR
+            options.ckpt_paths = [str(runs.find(path, logs_dir)) for path in options.ckpt_paths]
 
     def _read_checkpoint(self, ckpt_path: str | None, root_dir: str | None) -> None:
         ckpt_path = ckpt_path or (None if self.command == "fit" else "best")
         if ckpt_path in ("best", "last") and os.environ.get("LOCAL_RANK", "0") != "0":
-            ckpt_path = os.environ.get(
-                FOUND, ckpt_path
-            )  # what the first process found; there may be a newer run by now
+            ckpt_path = os.environ.get(FOUND, ckpt_path)  # which may not be the newest run's by now
+        logs_dir = Path(root_dir or ".") / runs.LOGS_DIR
         self.problem: Exception | None = None
         try:
-            logs_dir = Path(root_dir or ".") / "lightning_logs"
             path = runs.find(ckpt_path, logs_dir, is_resumed=self.command == "fit") if ckpt_path else None
             self.checkpoint = self._read(path) if path else None
             os.environ |= {FOUND: str(self.checkpoint.path)} if self.checkpoint else {}
@@ -258,6 +254,8 @@ class CLI(LightningCLI):
             )
         if self.command == "fit" and config.max_epochs == -1 and config.max_steps == -1:
             raise ValueError("--trainer.max_epochs -1 has no end, and the one-cycle schedule needs one; give 1 or more")
+        if self.command == "fit" and config.max_epochs == 0:
+            raise ValueError("--trainer.max_epochs 0 leaves nothing to do; give 1 or more")
         if isinstance(config.strategy, str) and re.search("spawn|fork|notebook", config.strategy):
             raise ValueError(f"--trainer.strategy {config.strategy} keeps a run's scores to itself; give ddp instead")
         for name in ("train", "val", "test", "predict"):
@@ -295,7 +293,7 @@ class CLI(LightningCLI):
             OSError: The folder can't be written.
             ValueError: Another process trains in it.
         """
-        logs_dir = Path(self.trainer.default_root_dir) / "lightning_logs"
+        logs_dir = Path(self.trainer.default_root_dir) / runs.LOGS_DIR
         with contextlib.suppress(ValueError):
             logs_dir = logs_dir.relative_to(Path.cwd())
         stored_dir = self.checkpoint.run_dir if self.checkpoint else None
@@ -304,7 +302,7 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return stored_dir or logs_dir / "version_0"  # nothing is written there
         run_dir = stored_dir or runs.make_run_dir(logs_dir)
-        if best := checkpoints.find_best(self.trainer):
+        if best := checkpoints.best_callback(self.trainer):
             best.dirpath = str(run_dir / "checkpoints")
         if self.command == "fit":
             self.claims.enter_context(runs.claim(run_dir))
@@ -333,44 +331,6 @@ class CLI(LightningCLI):
             threads=torch.get_num_threads(),
             processor=torch.backends.cpu.get_cpu_capability(),
         )
-
-
-def _recipes_first(args: Sequence[str]) -> list[str]:
-    """Moves `--config` to the front: flags win over recipes, wherever they stand."""
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
-    known, flags = scan.parse_known_args(args)
-    return [*(f"--config={path}" for path in known.config), *flags]
-
-
-def _settings_files(args: Sequence[str]) -> Iterator[Path]:
-    """Yields the files of settings that flags name: recipes, and those of a group alone."""
-    for arg, following in itertools.zip_longest(args, args[1:], fillvalue=""):
-        name, is_joined, value = arg.partition("=")
-        with contextlib.suppress(OSError):  # a text that is too long for a path
-            if name in SETTINGS and (path := Path(value if is_joined else following)).is_file():
-                yield path
-
-
-def _with_lists(args: Sequence[str]) -> list[str]:
-    """Joins the values after a flag that takes a list: `--model.init_args.ckpt_paths a.ckpt b.ckpt`."""
-    joined: list[str] = []
-    for arg in args:
-        if len(joined) > 1 and joined[-2] in LISTS and not arg.startswith("--"):
-            joined[-1] = json.dumps([*json.loads(joined[-1]), arg])
-        elif joined and joined[-1] in LISTS and not arg.startswith(("--", "[")):
-            joined.append(json.dumps([arg]))
-        else:
-            joined.append(arg)
-    return joined
-
-
-def _first(values: str | None) -> str | None:
-    with contextlib.suppress(yaml.YAMLError):  # told when all flags are parsed
-        match yaml.safe_load(values or ""):
-            case [str(first), *_]:
-                return first
-    return None
 
 
 def _set_data_defaults(parser: LightningArgumentParser, stored: checkpoints.Checkpoint) -> None:

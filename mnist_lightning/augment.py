@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnist_lightning.errors import check_range
+
+LIMITS = {
+    "rotation": 180.0,
+    "shear": 80.0,
+    "scale": 0.9,
+    "background": 1.0,
+    "contrast": 1.0,
+    "inversion": 1.0,
+    "light_share": 1.0,
+}
+"""What must not be larger."""
+
 
 class Distortion(NamedTuple):
     """What each of N images goes through, in this order; lengths are in pixels.
@@ -46,7 +59,7 @@ class Augmentation:
         light_share: Share of the images that background, contrast, inversion, noise and erasing change, in [0, 1].
 
     Raises:
-        ValueError: A limit is negative.
+        ValueError: A limit is out of its range.
 
     Source: Simard et al. 2003 (ICDAR) for elastic distortions; Zhong et al. 2017 (arXiv:1708.04896) for erasing.
     """
@@ -67,8 +80,10 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Checks the limits."""
         for name, value in asdict(self).items():
-            if value < 0:
-                raise ValueError(f"augmentation {name} {value} is not allowed; it must be 0 or more")
+            most = LIMITS.get(name, math.inf)
+            allowed = f"between 0 and {most:g}" if name in LIMITS else "0 or more"
+            check_range(f"augmentation {name}", value, 0 <= value <= most, allowed)
+        check_range("augmentation elastic_nodes", self.elastic_nodes, self.elastic_nodes > 1, "2 or more")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Returns distorted copies.

@@ -18,7 +18,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning import figures, reports, runs
 from mnist_lightning.augment import Augmentation
-from mnist_lightning.checkpoints import find_best
+from mnist_lightning.checkpoints import best_callback
 from mnist_lightning.errors import DivergedError
 from mnist_lightning.models import Classifier
 from mnist_lightning.watch import Watch
@@ -29,7 +29,7 @@ PATIENCE = 100
 """Steps after which a model that still knows nothing is given up."""
 WITHOUT_EFFECT = ("class_names", "data_dir", "num_workers")
 """Hyper-parameters that no score depends on."""
-NO_AUGMENTATION = dataclasses.asdict(Augmentation())
+AUGMENTATION_OFF = dataclasses.asdict(Augmentation())
 
 
 def tensorboard(trainer: Trainer) -> list[TensorBoardLogger]:
@@ -88,6 +88,11 @@ class Scoreboard(Watch):
         self.confusion: Tensor | None = None
         self.validated_at = 0  # steps
         self.logged_at = 0  # step of that validation's scores, which may be one less
+
+    @property
+    def done(self) -> str:
+        """What has been done by now, for a run that is stopped."""
+        return f"after {len(self.history)} epochs"
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run must know: the epochs so far, and the last validation."""
@@ -178,7 +183,7 @@ class Scoreboard(Watch):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws curves, and gives TensorBoard's hparams page the scores of the best checkpoint."""
         self._draw_curves()
-        best = find_best(trainer)
+        best = best_callback(trainer)
         if best and best.best_model_score is not None:
             scores = {"best/val_accuracy": best.best_model_score.item(), "best/val_loss": best.best_loss}
             for logger in tensorboard(trainer):
@@ -195,7 +200,7 @@ def _as_logged(row: dict[str, float]) -> dict[str, float]:
 
 def _with_effect(options: dict[str, Any]) -> dict[str, Any]:
     """Leaves out what no score depends on, and each augmentation that is off."""
-    used = {name: value for name, value in options.get("augmentation", {}).items() if value != NO_AUGMENTATION[name]}
+    used = {name: value for name, value in options.get("augmentation", {}).items() if value != AUGMENTATION_OFF[name]}
     return {name: value for name, value in {**options, "augmentation": used}.items() if name not in WITHOUT_EFFECT}
 
 

@@ -35,7 +35,7 @@ KINDS = {
 RESUMED = ("optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version", "MNISTDataModule")
 """What a run needs to go on from it, too."""
 MOST_OPTIONS = 2000
-"""A few lists that hold each other can stand for more than a life is long."""
+"""Lists that hold each other stand for more than anybody can look through."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +232,6 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
-def find_best(trainer: Trainer) -> BestCheckpoint | None:
+def best_callback(trainer: Trainer) -> BestCheckpoint | None:
     """Returns a trainer's `BestCheckpoint`; it has none when checkpoints are switched off."""
     return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)), None)

@@ -16,7 +16,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from mnist_lightning import sources
 from mnist_lightning.augment import Augmentation
-from mnist_lightning.models import Batch, check_range, scale
+from mnist_lightning.errors import check_range
+from mnist_lightning.models import Batch, scale
 
 EVALUATION_BATCH_SIZE = 1000
 """Images a step where no gradients are kept: fewer, larger steps are faster, and the scores are the same."""
@@ -60,7 +61,7 @@ class Batches(DistributedSampler[Tensor]):
 
     Args:
         indices: `(N,)` int64, the images to draw from.
-        batch_size: Images in a batch; batches differ by one image at most, so that none is much smaller.
+        batch_size: Images in a batch, or one more; batches differ by one image, so that none is much smaller.
         seed: Shuffles anew each epoch; `None` keeps the order.
         rank: Which process this is.
         num_replicas: How many processes share the images.
@@ -69,6 +70,7 @@ class Batches(DistributedSampler[Tensor]):
     def __init__(
         self, indices: Tensor, batch_size: int, seed: int | None = None, rank: int = 0, num_replicas: int = 1
     ) -> None:
+        # Lightning tells such a sampler the epoch, and puts none of its own around it.
         super().__init__(Images(indices, indices), num_replicas, rank, shuffle=seed is not None, seed=seed or 0)
         self.indices = indices
         self.batch_size = batch_size

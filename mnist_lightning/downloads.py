@@ -1,14 +1,12 @@
 """Downloads: what is stored is right or not there, whatever the mirrors do."""
 
-import fcntl
 import hashlib
 import http.client
-import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +14,8 @@ from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from mnist_lightning.files import locked
 
 TIMEOUT_S = 30.0
 """Longest silence of a mirror, in seconds, and after how many it must have been faster than `SLOWEST`."""
@@ -26,9 +26,12 @@ LARGEST = 1 << 30
 CHUNK = 1 << 16
 
 
-def matches(content: bytes | memoryview, checksum: str) -> bool:
-    """Tells whether content has a checksum, written as `algorithm:hex digest`."""
+def matches(content: bytes | memoryview | Path, checksum: str) -> bool:
+    """Tells whether content, or a file, has a checksum, written as `algorithm:hex digest`."""
     algorithm, _, digest = checksum.partition(":")
+    if isinstance(content, Path):
+        with content.open("rb") as stream:
+            return hashlib.file_digest(stream, algorithm).hexdigest() == digest
     return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
 
 
@@ -49,18 +52,18 @@ def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
     part = path.with_name(f".{path.name}.part")
     problems = []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with _one_at_a_time(path.parent), Progress(*columns, transient=True) as progress:
-        if path.exists() and matches(path.read_bytes(), checksum):
+    with locked(path.parent), Progress(*columns, transient=True) as progress:
+        if path.exists() and matches(path, checksum):
             return  # another process was faster
         for url in urls:
             task = progress.add_task(path.name, total=None)
             try:
                 began_before = part.exists()
                 _fetch_one(url, part, progress, task)
-                if began_before and not matches(part.read_bytes(), checksum):
+                if began_before and not matches(part, checksum):
                     part.unlink()  # another mirror's beginning may be to blame
                     _fetch_one(url, part, progress, task)
-                if matches(part.read_bytes(), checksum):
+                if matches(part, checksum):
                     part.replace(path)
                     return
                 part.unlink()
@@ -72,17 +75,7 @@ def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
     raise OSError("; ".join(problems))
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-class _Watch(HTTPHandler, HTTPSHandler):
+class _Guard(HTTPHandler, HTTPSHandler):
     """Makes connections, and cuts them when too little has come through for too long, whatever they are at.
 
     urllib's own limit begins anew with each byte, and with each line of a header.
@@ -137,9 +130,9 @@ def _fetch_one(url: str, part: Path, progress: Progress, task: TaskID) -> None:
     """Adds to the part what is missing of it, or begins anew where the server can't do that."""
     size = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"User-Agent": "mnist_lightning", **({"Range": f"bytes={size}-"} if size else {})})
-    with _Watch() as watch:
+    with _Guard() as guard:
         try:
-            response = build_opener(watch).open(request, timeout=TIMEOUT_S)
+            response = build_opener(guard).open(request, timeout=TIMEOUT_S)
         except HTTPError as error:
             if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
@@ -153,9 +146,9 @@ def _fetch_one(url: str, part: Path, progress: Progress, task: TaskID) -> None:
             progress.update(task, total=expected, completed=size)
             while chunk := response.read1(CHUNK):
                 stream.write(chunk)
-                watch.received += len(chunk)
+                guard.received += len(chunk)
                 progress.update(task, advance=len(chunk))
-                if size + watch.received > LARGEST:
+                if size + guard.received > LARGEST:
                     raise ValueError(f"more than {LARGEST:,} bytes")
-    if expected and size + watch.received < expected:
-        raise ConnectionError(f"cut off after {size + watch.received:,} of {expected:,} bytes")
+    if expected and size + guard.received < expected:
+        raise ConnectionError(f"cut off after {size + guard.received:,} of {expected:,} bytes")

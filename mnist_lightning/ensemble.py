@@ -1,7 +1,7 @@
 """From checkpoints back to models, and several of them as one classifier."""
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class Ensemble(Classifier):
         self.ckpt_paths = list(ckpt_paths)
         if not ckpt_paths:
             raise ValueError("ckpt_paths is empty; give one or more checkpoints")
-        members = [rebuild(checkpoints.read(runs.find(path, Path("lightning_logs")))) for path in ckpt_paths]
+        members = [rebuild(checkpoints.read(runs.find(path, runs.LOGS_DIR))) for path in ckpt_paths]
         for path, member in zip(ckpt_paths, members, strict=True):
             its, ours = (
                 {"class_names": model.class_names, "mean": model.hparams["mean"], "std": model.hparams["std"]}
@@ -59,5 +59,5 @@ class Ensemble(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logarithm of the mean probabilities, `(N, C)`, for images `(N, 1, 28, 28)` float32."""
-        probabilities = torch.stack([member(images).softmax(1) for member in self.network.children()])
-        return probabilities.mean(0).log()
+        members = torch.stack([member(images).log_softmax(1) for member in self.network.children()])
+        return members.logsumexp(0) - math.log(len(members))

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -22,11 +23,25 @@ LONGEST = 1000
 
 
 def in_one_line(error: BaseException) -> str:
-    """Returns what an error says, without line breaks and inner workings."""
-    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    """Returns what an error says, without line breaks, inner workings and passwords."""
+    is_of_file = isinstance(error, OSError) and error.filename and error.strerror
+    text = f"{error.filename}: {error.strerror}" if is_of_file else str(error)  # type: ignore[attr-defined]
+    lines = [line.strip().removeprefix("- ") for line in hide_passwords(text).splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith(NOISE))
     text = "".join(char if char.isprintable() else "?" for char in text)  # a terminal obeys some of the others
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def hide_passwords(text: str) -> str:
+    """Returns a text with `***` for the passwords of the addresses in it."""
+    text = re.sub(r"(?i)((?:password|passwd|pwd)(?:=|%3d))(?:(?!%26|%3b)[^&\s;])*", r"\1***", text)
+    return re.sub(r"(?<=://)([^/?@\s]*?):\S*@", r"\1:***@", text)
+
+
+def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
+    """Raises a ValueError that says what was given and what is allowed, unless the value is."""
+    if not is_allowed:
+        raise ValueError(f"{name} {value} is not allowed; it must be {allowed}")
 
 
 class DivergedError(Exception):

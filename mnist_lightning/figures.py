@@ -9,6 +9,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mnist_lightning import metrics
+
 
 def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) -> Figure:
     """Draws a confusion matrix: counts as text, each row's shares as colour.
@@ -22,7 +24,6 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) 
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     size = 2.2 + 0.42 * len(class_names)
     figure = Figure(figsize=(size, size), dpi=100)
-    FigureCanvasAgg(figure)
     margin = (0.5 + 0.08 * max(map(len, class_names))) / size  # a layout engine would double the time to draw
     axes = figure.subplots(gridspec_kw={"left": margin, "bottom": margin, "right": 0.98, "top": 1 - 0.4 / size})
     # The power brings out a share of one in a thousand beside a diagonal of nearly one.
@@ -42,8 +43,7 @@ def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) 
 
 def render(figure: Figure) -> npt.NDArray[np.uint8]:
     """Returns a figure as an image, `(height, width, 3)` uint8."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
 
@@ -60,7 +60,7 @@ def contact_sheet(
     """
     titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
     colors = ["black" if confidence >= 0.9 else "firebrick" for confidence in confidences]
-    return _grid(images[:100], titles, colors)
+    return _grid(images[:100], titles[:100], colors[:100])
 
 
 def mistakes_figure(
@@ -99,40 +99,37 @@ def _grid(
     width, top = 34, 2 + 7 * title_lines  # in pixels of the images
     canvas = np.zeros((num_rows * (top + 29), num_columns * width), np.uint8)
     figure = Figure(figsize=(canvas.shape[1] / 30, canvas.shape[0] / 30), dpi=100)
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))  # one for all images: fifty would take half a second
-    for number, (image, title, color) in enumerate(zip(images, titles, colors, strict=False)):
+    for number, (image, title, color) in enumerate(zip(images, titles, colors, strict=True)):
         row, column = divmod(number, num_columns)
         x, y = column * width + 3, row * (top + 29) + top
         canvas[y : y + 28, x : x + 28] = image
         axes.text(x + 13.5, y - 1.5, title, ha="center", va="bottom", fontsize=9, color=color)
     axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
+    if not titles:
+        axes.text(width / 2, canvas.shape[0] / 2, "none", ha="center", va="center")
     axes.axis("off")
     return figure
 
 
-def reliability_figure(confidences: Tensor, is_right: Tensor, error: float, num_bins: int = 15) -> Figure:
+def reliability_figure(confidences: Tensor, is_right: Tensor) -> Figure:
     """Draws accuracy against confidence, and below how many images are how sure.
 
     Args:
         confidences: `(N,)` float32, the probability of each prediction.
         is_right: `(N,)` bool.
-        error: The expected calibration error, for the title.
-        num_bins: Number of bins between 0 and 1.
     """
-    bins = (confidences * num_bins).ceil().long().clamp(1, num_bins) - 1
-    counts = np.bincount(bins.numpy(), minlength=num_bins)
-    used = counts > 0
-    accuracies = np.bincount(bins.numpy(), is_right.numpy(), num_bins)[used] / counts[used]
-    means = np.bincount(bins.numpy(), confidences.numpy(), num_bins)[used] / counts[used]
+    bins = [values.numpy() for values in metrics.reliability(confidences, is_right)]
+    counts, means, accuracies = (values[bins[0] > 0] for values in bins)
     figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
-    errors = np.sqrt(accuracies * (1 - accuracies) / counts[used])
+    errors = np.sqrt(accuracies * (1 - accuracies) / counts)
     upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
-    upper.set(ylabel="accuracy", title=f"expected calibration error {error:.2%}", xlim=(0, 1.02), ylim=(-0.02, 1.03))
-    lower.bar((np.arange(num_bins) + 0.5) / num_bins, counts, 0.9 / num_bins, color="tab:blue")
+    title = f"expected calibration error {metrics.expected_calibration_error(confidences, is_right):.2%}"
+    upper.set(ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(-0.02, 1.03))
+    num_bins = len(bins[0])
+    lower.bar((np.arange(num_bins) + 0.5) / num_bins, bins[0], 0.9 / num_bins, color="tab:blue")
     lower.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))  # one is seen, too
     return figure
 
@@ -144,7 +141,6 @@ def curves_figure(history: Sequence[dict[str, float]]) -> Figure:
         history: For each epoch its number from 1 on, `epoch`, and what was logged, such as `val/accuracy`.
     """
     figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     best = max(history, key=lambda row: (row.get("val/accuracy", 0), -row.get("val/loss", np.inf)))["epoch"]
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for stage, color in (("train", "tab:orange"), ("val", "tab:blue")):
@@ -152,7 +148,7 @@ def curves_figure(history: Sequence[dict[str, float]]) -> Figure:
             values = [row[f"{stage}/{metric}"] for row in rows]
             axes.plot([row["epoch"] for row in rows], values, marker=".", color=color, label=stage)
         axes.axvline(best, color="gray", linestyle=":", label=f"best epoch: {best:.0f}")
-        axes.set(xlabel="epoch", title=metric)
+        axes.set(xlabel="epoch", title=metric, xlim=(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if metric == "loss":

@@ -1,8 +1,11 @@
 """Files that are whole or not there, and settings that a reader survives."""
 
+import contextlib
 import errno
+import fcntl
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,21 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Keeps other processes out of a folder, if they ask; the lock ends with this process, however that ends.
+
+    Raises:
+        BlockingIOError: Another process has it, and this one does not wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class UnwritableError(OSError):
     """A file of this program's can't be written."""
 
@@ -86,13 +104,12 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         path.write_bytes(data)  # a folder raises
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-        temporary = Path(stream.name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with temporary.open("xb") as stream:
         try:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            temporary.chmod(0o644)  # as open() leaves files; temporary ones are for their owner alone
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -108,10 +108,11 @@ def draw(study: optuna.Study, folder: Path) -> None:
         drawn["importance"] = plots.plot_param_importances
     for name, plot in drawn.items():
         # Optuna changes the style of all figures, and stretches axes that have one value.
-        with matplotlib.rc_context(), warnings.catch_warnings(action="ignore"):
+        with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
             axes = plot(study, target_name="validation accuracy")
             if name == "history":
                 axes.figure.set_figwidth(9.6)  # its legend stands beside it
+                axes.xaxis.get_major_locator().set_params(integer=True)
             if name == "parallel_coordinate":
                 axes.figure.set_figwidth(max(6.4, 1.2 * len(axes.figure.axes)))  # it has an axis for each parameter
             if name == "importance":

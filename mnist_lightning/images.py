@@ -2,10 +2,12 @@
 
 import glob
 import io
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,15 @@ MIN_CONTRAST = 0.06
 """Least difference between ink and paper, of the range from black to white."""
 
 Grey = npt.NDArray[np.float32]
+Box = tuple[slice, slice]
+
+
+class Piece(NamedTuple):
+    """Ink that belongs together: rows and columns of its box, and which pixels of that box are meant."""
+
+    box: Box
+    mask: npt.NDArray[np.bool_]
+
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # here, since filters are not by thread
 
@@ -55,6 +66,7 @@ class Digit:
         top: Pixels above it.
         width: Its width in pixels.
         height: Its height.
+        line: Which line of digits it is in, from 0 on.
     """
 
     image: npt.NDArray[np.uint8]
@@ -62,12 +74,14 @@ class Digit:
     top: int
     width: int
     height: int
+    line: int = 0
 
 
 def find_files(places: Sequence[str]) -> list[Path]:
-    """Returns files, the files in folders and below, and the files that match patterns such as `scans/*.png`.
+    """Returns files, the pictures in folders and below, and the files that match patterns such as `scans/*.png`.
 
-    Links to folders are not followed, so that none can lead in a circle.
+    In folders, names of other kinds of files are left out, such as `notes.txt`; of others the content decides. Links to
+    folders are not followed, so that none can lead in a circle.
 
     Raises:
         FileNotFoundError: A place leads to no file.
@@ -76,12 +90,17 @@ def find_files(places: Sequence[str]) -> list[Path]:
     for place in places:
         path = Path(place)
         paths = [path] if path.exists() else sorted(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207 - patterns may be absolute
-        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        files = [file for path in paths for file in (_inside(path) if path.is_dir() else [path])]
         files = [file for file in files if file.is_file() and not file.name.startswith(".")]
         if not files:
             raise FileNotFoundError(f"--images {place} leads to no file; give files, folders or a pattern in quotes")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def _inside(folder: Path) -> list[Path]:
+    kinds = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS} | {""}
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in kinds)
 
 
 def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
@@ -106,28 +125,23 @@ def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_
     factor = longer / min(max(longer, LEAST_SIZE), WORKING_SIZES["many" if many else "one"])
     try:
         ink = find_ink(_resize(picture, factor))
-        places = _split(ink) if many else [_whole(ink)]
+        lines = _split(ink) if many else [[_whole(ink)]]
     except BlankPictureError as error:
         raise BlankPictureError(f"{_name(source)} is blank: {error}") from error
     digits = []
-    for box, mask in places:
-        rows, columns = box
-        left, top, right, bottom = (
-            round(edge * factor) for edge in (columns.start, rows.start, columns.stop, rows.stop)
-        )
-        digits.append(Digit(to_mnist(np.where(mask, ink[box], 0)), left, top, right - left, bottom - top))
+    for number, pieces in enumerate(lines):
+        for (rows, columns), mask in pieces:
+            image = to_mnist(np.where(mask, ink[rows, columns], 0))
+            edges = (columns.start, rows.start, columns.stop, rows.stop)
+            left, top, right, bottom = (round(edge * factor) for edge in edges)
+            digits.append(Digit(image, left, top, right - left, bottom - top, number))
     return digits
 
 
 def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
     """Returns the text of each line, given a picture's digits in reading order with what each was read as."""
-    lines: list[str] = []
-    for number, (digit, text) in enumerate(digits):
-        if number and digit.left > digits[number - 1][0].left:
-            lines[-1] += text
-        else:
-            lines.append(text)
-    return lines
+    lines = itertools.groupby(digits, key=lambda item: item[0].line)
+    return ["".join(text for _, text in line) for _, line in lines]
 
 
 def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Grey:
@@ -299,37 +313,38 @@ def _otsu(values: Grey) -> float:
     return float(middles[np.nanargmax(between[:-1])])
 
 
-def _parts(ink: Grey) -> tuple[npt.NDArray[np.int32], list[tuple[slice, slice]], npt.NDArray[np.int64]]:
+def _parts(ink: Grey) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArray[np.int64]]:
     labels, _ = ndimage.label(ink > 0.5, np.ones((3, 3)))
     boxes = ndimage.find_objects(labels)
     return labels, boxes, np.bincount(labels.ravel())[1:]
 
 
-def _whole(ink: Grey) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
-    """Returns the box of all ink, without specks."""
+def _whole(ink: Grey) -> Piece:
+    """Returns all ink without specks."""
     labels, boxes, sizes = _parts(ink)
     least = [0.3 if _is_at_edge(box, ink.shape) else 0.04 for box in boxes]  # shadows come in from the edges
     kept = [number for number in range(len(boxes)) if sizes[number] >= max(4, least[number] * sizes.max())]
     if not kept:
         raise BlankPictureError("there are specks on it, and nothing else")
-    box = _box([boxes[number][0] for number in kept], [boxes[number][1] for number in kept])
+    box = _union(boxes[number] for number in kept)
     mask = ndimage.binary_dilation(np.isin(labels, [number + 1 for number in kept]), iterations=3)
-    return box, mask[box]
+    return Piece(box, mask[box])
 
 
-def _is_at_edge(box: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
+def _is_at_edge(box: Box, shape: tuple[int, ...]) -> bool:
     return any(part.start == 0 or part.stop == side for part, side in zip(box, shape, strict=True))
 
 
-def _box(rows: list[slice], columns: list[slice]) -> tuple[slice, slice]:
+def _union(boxes: Iterable[Box]) -> Box:
+    rows, columns = zip(*boxes, strict=True)
     return (
         slice(min(part.start for part in rows), max(part.stop for part in rows)),
         slice(min(part.start for part in columns), max(part.stop for part in columns)),
     )
 
 
-def _split(ink: Grey) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]:
-    """Returns each digit's box and where its ink is in that box, line by line and from left to right."""
+def _split(ink: Grey) -> list[list[Piece]]:
+    """Returns each digit's ink, line by line and from left to right."""
     labels, boxes, sizes = _parts(ink)
     if not 0 < len(boxes) <= MAX_PARTS:
         raise BlankPictureError(f"there are {len(boxes):,} specks on it, and nothing else")
@@ -346,19 +361,19 @@ def _split(ink: Grey) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]
             home.append(number)
     found = []
     for group in groups:
-        box = _box([boxes[n][0] for n in group], [boxes[n][1] for n in group])
+        box = _union(boxes[n] for n in group)
         is_tall = box[0].stop - box[0].start > (0.7 if _is_at_edge(box, ink.shape) else 0.3) * height
         if is_tall:  # not a dot, a dash or a shadow
             mask = ndimage.binary_dilation(np.isin(labels[box], [n + 1 for n in group]), iterations=2)
-            found.append((box, mask))
+            found.append(Piece(box, mask))
     if not found:
         raise BlankPictureError("there are specks on it, and nothing else")
-    return _in_reading_order(found, height)
+    return _lines(found, height)
 
 
-def _belongs(box: tuple[slice, slice], others: list[tuple[slice, slice]], height: float) -> bool:
+def _belongs(box: Box, others: list[Box], height: float) -> bool:
     """Tells whether a piece of ink is part of a digit: a loose stroke above, below or inside of it."""
-    rows, columns = _box([part[0] for part in others], [part[1] for part in others])
+    rows, columns = _union(others)
     overlap = min(box[1].stop, columns.stop) - max(box[1].start, columns.start)
     gap = max(box[0].start, rows.start) - min(box[0].stop, rows.stop)
     together = max(box[0].stop, rows.stop) - min(box[0].start, rows.start)
@@ -366,18 +381,19 @@ def _belongs(box: tuple[slice, slice], others: list[tuple[slice, slice]], height
     return bool(overlap > 0.4 * narrower) and gap < 0.3 * height and together < 1.4 * height
 
 
-def _in_reading_order(
-    found: list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]], height: float
-) -> list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]:
-    lines: list[list[tuple[tuple[slice, slice], npt.NDArray[np.bool_]]]] = []
-    for item in sorted(found, key=lambda item: item[0][0].start + item[0][0].stop):
-        middle = (item[0][0].start + item[0][0].stop) / 2
-        last = lines[-1] if lines else None
-        if last and middle - np.mean([(rows.start + rows.stop) / 2 for (rows, _), _ in last]) < 0.6 * height:
-            last.append(item)
+def _lines(found: list[Piece], height: float) -> list[list[Piece]]:
+    """Sorts pieces into lines, each from left to right."""
+
+    def middle(piece: Piece) -> float:
+        return float(piece.box[0].start + piece.box[0].stop) / 2
+
+    lines: list[list[Piece]] = []
+    for piece in sorted(found, key=middle):
+        if lines and middle(piece) - np.mean([middle(other) for other in lines[-1]]) < 0.6 * height:
+            lines[-1].append(piece)
         else:
-            lines.append([item])
-    return [item for line in lines for item in sorted(line, key=lambda item: item[0][1].start)]
+            lines.append([piece])
+    return [sorted(line, key=lambda piece: piece.box[1].start) for line in lines]
 
 
 def _thicken(ink: Grey) -> Grey:

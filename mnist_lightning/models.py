@@ -1,6 +1,7 @@
 """The classifiers: one training step, and networks read from top to bottom."""
 
 import itertools
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnist_lightning.errors import check_range
 from mnist_lightning.metrics import Calibration, Scores
 
 Batch = tuple[Tensor, Tensor]
@@ -32,12 +34,6 @@ def normalize(images: Tensor, mean: float, std: float) -> Tensor:
         `(N, 1, 28, 28)` float32.
     """
     return scale(images).sub_(mean).div_(std)
-
-
-def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
-    """Raises a ValueError that says what was given and what is allowed, unless the value is."""
-    if not is_allowed:
-        raise ValueError(f"{name} {value} is not allowed; it must be {allowed}")
 
 
 def class_path(model_class: type) -> str:
@@ -74,7 +70,7 @@ class Classifier(LightningModule):
         super().__init__()
         if type(self) is Classifier:
             raise ValueError("Classifier has no network of its own; choose MLP, CNN or a child class of yours")
-        check_range("learning_rate", learning_rate, learning_rate > 0, "more than 0, such as 0.001")
+        check_range("learning_rate", learning_rate, 0 < learning_rate < math.inf, "more than 0, such as 0.001")
         check_range("weight_decay", weight_decay, weight_decay >= 0, "0 or more, such as 0.01")
         check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "at least 0 and less than 1")
         self.save_hyperparameters()
@@ -91,7 +87,7 @@ class Classifier(LightningModule):
         self.best_temperature = self.temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits `(N, C)` for normalised images `(N, 1, 28, 28)` float32, calibrated but in training."""
+        """Returns logits `(N, C)` for normalised images `(N, 1, 28, 28)` float32, calibrated except in training."""
         logits: Tensor = self.network(images.to(self.dtype))  # another than float32 with --trainer.precision 16-true
         return logits if self.training else logits.float() / self.temperature
 
@@ -189,9 +185,10 @@ class Classifier(LightningModule):
         checkpoint["state_dict"]["temperature"] = self.best_temperature
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the temperature out of all that a resumed run loads; its next validation may be some epochs away."""
-        self.best_temperature = checkpoint["state_dict"]["temperature"]
-        checkpoint["state_dict"]["temperature"] = torch.ones(())
+        """Takes the temperature out of what a resumed run loads; its next validation may be some epochs away."""
+        if self._trainer and self.trainer.state.fn == "fit":
+            self.best_temperature = checkpoint["state_dict"]["temperature"]
+            checkpoint["state_dict"]["temperature"] = torch.ones(())
 
 
 class MLP(Classifier):
@@ -234,8 +231,8 @@ class CNN(Classifier):
     Args:
         widths: Channels of each convolution. The first is 5x5 with stride 2, the others are 3x3.
         pool_after: After how many convolutions 14x14 pixels become 7x7; the earlier, the faster.
-        edges_only: Whether the first convolution sees edges alone, dark on bright as bright on dark.
         dropout: Share of pooled features that are silenced in training.
+        edges_only: Whether the first convolution sees edges alone, dark on bright as bright on dark.
         kwargs: As in `Classifier`.
     """
 
@@ -251,9 +248,9 @@ class CNN(Classifier):
         check_range("widths", list(widths), len(widths) > 0 and min(widths) > 0, "1 or more each, such as [16, 32, 64]")
         check_range("pool_after", pool_after, 0 < pool_after <= len(widths), f"between 1 and {len(widths)}")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
-        first = _convolution(1, widths[0], kernel_size=5, stride=2)
+        first, batch_norm, relu = _convolution(1, widths[0], kernel_size=5, stride=2)
         convolutions = [
-            (EdgeConv2d(widths[0]), first[1]) if edges_only else first,
+            (EdgeConv2d(widths[0]), batch_norm) if edges_only else (first, batch_norm, relu),
             *(_convolution(num_inputs, num_outputs) for num_inputs, num_outputs in itertools.pairwise(widths)),
         ]
         self.network = nn.Sequential(

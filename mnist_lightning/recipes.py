@@ -8,16 +8,13 @@ import yaml
 
 from mnist_lightning.files import parse_settings
 
-KEPT = (
-    "seed_everything",
-    "model",
-    "data",
-    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches")),
-    *(f"trainer.{name}" for name in ("devices", "num_nodes", "strategy", "precision", "accumulate_grad_batches")),
-    *(f"trainer.{name}" for name in ("gradient_clip", "limit_val_batches", "check_val_every_n_epoch", "val_check")),
-    *(f"trainer.{name}" for name in ("sync_batchnorm", "max_time", "benchmark", "deterministic")),
-)
-"""Settings that decide what a resumed run computes."""
+DECISIVE = """
+    max_epochs max_steps min_epochs min_steps max_time limit_train_batches limit_val_batches check_val_every_n_epoch
+    val_check_interval devices num_nodes strategy precision accumulate_grad_batches gradient_clip_val
+    gradient_clip_algorithm sync_batchnorm benchmark deterministic
+"""
+KEPT = ("seed_everything", "model", "data", *(f"trainer.{name}" for name in DECISIVE.split()))
+"""Settings that decide what a resumed run computes, or what they begin with."""
 FREE = ("data.data_dir", "data.num_workers")
 """Those among them that don't."""
 SWITCHES = tuple(
@@ -48,9 +45,9 @@ def without_classes(recipe: str) -> str:
     if not isinstance(settings, dict) or not isinstance(settings.get("trainer", {}), dict):
         raise ValueError("the checkpoint's recipe is none")
     trainer, data = (_as_mapping(settings.get(name)) for name in ("trainer", "data"))
-    kept: dict[str, Any] = {
-        name: settings[name] for name in ("seed_everything",) if isinstance(settings.get(name), int)
-    }
+    kept: dict[str, Any] = {}
+    if isinstance(settings.get("seed_everything"), int):
+        kept["seed_everything"] = settings["seed_everything"]
     kept["data"] = {
         name: value for name, value in data.items() if _is_number(value) or (name in TEXTS and isinstance(value, str))
     }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mnist_lightning import figures
 from mnist_lightning.files import write_atomically
+from mnist_lightning.metrics import expected_calibration_error
 
 
 def write_figure(path: Path, figure: Figure, **options: Any) -> None:
@@ -21,23 +22,6 @@ def write_figure(path: Path, figure: Figure, **options: Any) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", **options)
     write_atomically(path, picture.getvalue())
-
-
-def expected_calibration_error(confidences: Tensor, is_right: Tensor, num_bins: int = 15) -> float:
-    """Returns how far confidence and accuracy lie apart, weighted by the images in each of equally wide bins.
-
-    Args:
-        confidences: `(N,)` float32, the probability of each prediction.
-        is_right: `(N,)` bool.
-        num_bins: Number of bins between 0 and 1.
-
-    Source: Guo et al. 2017 (arXiv:1706.04599).
-    """
-    bins = (confidences * num_bins).ceil().long().clamp(1, num_bins) - 1
-    differences = torch.zeros(num_bins, dtype=torch.double).index_add_(
-        0, bins, is_right.double() - confidences.double()
-    )
-    return differences.abs().sum().item() / len(confidences)
 
 
 def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict: bool = False) -> Any:
@@ -64,14 +48,6 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict
     )
 
 
-def wilson_interval(num_right: int, num_images: int, z: float = 1.96) -> tuple[float, float]:
-    """Returns the 95 % interval of an accuracy. Source: Wilson 1927 (J. Am. Stat. Assoc. 22:209-212)."""
-    share, slack = num_right / num_images, z**2 / num_images
-    middle = (share + slack / 2) / (1 + slack)
-    margin = z * (share * (1 - share) / num_images + slack / (4 * num_images)) ** 0.5 / (1 + slack)
-    return middle - margin, middle + margin
-
-
 def write_report(
     folder: Path,
     images: Tensor,
@@ -80,7 +56,7 @@ def write_report(
     class_names: Sequence[str],
     details: dict[str, Any],
     disputed: Collection[int] = (),
-) -> dict[str, Any]:
+) -> None:
     """Writes `metrics.json`, `classification_report.{txt,json}`, `confusion_matrix.{csv,png}` and two more figures.
 
     Those are `mistakes.png`, the most confident errors, and `reliability.png`, confidence against accuracy.
@@ -93,23 +69,21 @@ def write_report(
         class_names: Names of the C classes.
         details: More entries for `metrics.json`, such as the loss.
         disputed: Numbers of the images whose labels are disputed.
-
-    Returns:
-        Scikit-learn's report as a dictionary.
     """
+    from scipy.stats import binomtest  # as slow to import as scikit-learn's
+
     num_images, num_classes = probabilities.shape
     confidences, predictions = probabilities.max(1)
     is_right = predictions == labels
     cells = labels.long() * num_classes + predictions
     confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
     num_right = int(is_right.sum())
-    error = expected_calibration_error(confidences, is_right)
     report: dict[str, Any] = classification_report(confusion, class_names, as_dict=True)
     metrics = {
         "accuracy": num_right / num_images,
-        "accuracy_95_percent_interval": wilson_interval(num_right, num_images),
+        "accuracy_95_percent_interval": [*binomtest(num_right, num_images).proportion_ci(method="wilson")],
         "macro_f1": report["macro avg"]["f1-score"],
-        "expected_calibration_error": error,
+        "expected_calibration_error": expected_calibration_error(confidences, is_right),
         "num_images": num_images,
         **details,
     }
@@ -121,12 +95,11 @@ def write_report(
     title = f"{num_right:,} of {num_images:,} right: {num_right / num_images:.2%}"
     drawn = {
         "confusion_matrix": figures.confusion_figure(confusion, class_names, title),
-        "reliability": figures.reliability_figure(confidences, is_right, error),
+        "reliability": figures.reliability_figure(confidences, is_right),
         "mistakes": figures.mistakes_figure(images, labels, probabilities, class_names, disputed),
     }
     for name, figure in drawn.items():
         write_figure(folder / f"{name}.png", figure)
-    return report
 
 
 def write_predictions(
@@ -148,7 +121,7 @@ def write_predictions(
         min_confidence: Predictions that are less sure are left empty.
 
     Returns:
-        How many those were.
+        How many were left empty.
     """
     header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *more]
     rows, unsure = [], 0

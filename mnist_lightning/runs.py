@@ -2,11 +2,9 @@
 
 import contextlib
 import datetime
-import fcntl
+import itertools
 import json
-import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,36 +12,40 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mnist_lightning.files import remove_leftovers, write_atomically
+from mnist_lightning.errors import hide_passwords
+from mnist_lightning.files import locked, remove_leftovers, write_atomically
 
 PRETRAINED = Path(__file__).parent / "pretrained.ckpt"
 """The weights that come with the package."""
+LOGS_DIR = Path("lightning_logs")
+"""Where runs are unless `--trainer.default_root_dir` says otherwise."""
 NEXT_STEP = "train one with `python -m mnist_lightning fit`"
 
 
 def run_dirs(logs_dir: Path) -> list[Path]:
     """Returns the run folders `version_N`, oldest first."""
-    numbered = [path for path in logs_dir.glob("version_*") if path.name.removeprefix("version_").isdecimal()]
-    return sorted(numbered, key=lambda path: int(path.name.removeprefix("version_")))
+    return sorted((path for path in logs_dir.glob("version_*") if _number(path) >= 0), key=_number)
+
+
+def _number(run_dir: Path) -> int:
+    number = run_dir.name.removeprefix("version_")
+    return int(number) if number.isdecimal() else -1
 
 
 def make_run_dir(logs_dir: Path) -> Path:
     """Makes the next run folder; runs that start at the same moment get folders of their own."""
-    number = 0
-    if existing := run_dirs(logs_dir):
-        number = int(existing[-1].name.removeprefix("version_")) + 1
-    while True:
+    newest = max(map(_number, logs_dir.glob("version_*")), default=-1)
+    for number in itertools.count(newest + 1):
         path = logs_dir / f"version_{number}"
         try:
             path.mkdir(parents=True)
         except OSError as error:
             if path.exists():
-                number += 1
                 continue
             advice = "name another place with --trainer.default_root_dir"
             raise OSError(f"{path} can't be made ({error.strerror}); {advice}") from error
-        else:
-            return path
+        return path
+    raise AssertionError("numbers have no end")
 
 
 @contextlib.contextmanager
@@ -53,15 +55,12 @@ def claim(run_dir: Path) -> Iterator[None]:
     Raises:
         ValueError: Another process has it.
     """
-    descriptor = os.open(run_dir, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_leftovers(run_dir)
-        yield
+        with locked(run_dir, wait=False):
+            remove_leftovers(run_dir)
+            yield
     except BlockingIOError as error:
         raise ValueError(f"{run_dir} is being trained by another process; wait for it, or end it") from error
-    finally:
-        os.close(descriptor)
 
 
 def record_start(run_dir: Path, **details: object) -> None:
@@ -84,12 +83,6 @@ def record_start(run_dir: Path, **details: object) -> None:
         **details,
     }
     _write_starts(run_dir, [*_read_starts(run_dir), start])
-
-
-def hide_passwords(text: str) -> str:
-    """Returns a text with `***` for the passwords of the addresses in it."""
-    text = re.sub(r"(?i)((?:password|passwd|pwd)(?:=|%3d))[^&\s;%]*", r"\1***", text)
-    return re.sub(r"(?<=://)([^/?@]*?):[^@]*@", r"\1:***@", text)
 
 
 def record_end(run_dir: Path) -> None:
@@ -138,7 +131,8 @@ def find(ckpt_path: str, logs_dir: Path, is_resumed: bool = False) -> Path:
                     f"{run_dir} has no checkpoint to go on from; start it again with --config {config}, "
                     "or give the file of another run's"
                 )
-        raise FileNotFoundError(f"no run in {logs_dir} has a {ckpt_path} checkpoint; {NEXT_STEP}")
+        other = "" if is_resumed else ", or give --ckpt_path pretrained"
+        raise FileNotFoundError(f"no run in {logs_dir} has a {ckpt_path} checkpoint; {NEXT_STEP}{other}")
     path = PRETRAINED if ckpt_path == "pretrained" else Path(ckpt_path)
     if not path.is_file():
         raise FileNotFoundError(

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import multiprocessing
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -56,7 +57,9 @@ def _metadata(path: Path) -> dict[str, str]:
 
 def _in_a_process(function: Callable[..., Result], *args: object) -> Result:
     """Calls a function in a process of its own, since neither torch nor onnxruntime survives a later fork."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # which knows what has been imported
+    context = multiprocessing.get_context("fork")  # which knows what has been imported
+    ending = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches both, and this process tells
+    with ProcessPoolExecutor(1, context, signal.signal, ending) as pool:
         return pool.submit(function, *args).result()
 
 
@@ -88,14 +91,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _exported(ckpt_path: str | None) -> Path:
     """Returns the ONNX file of a checkpoint, which is made at its first use."""
-    logs_dir = Path("lightning_logs")
     if ckpt_path is None:
         try:
-            checkpoint = runs.find("best", logs_dir)
+            checkpoint = runs.find("best", runs.LOGS_DIR)
         except FileNotFoundError:
             checkpoint = runs.PRETRAINED
     else:
-        checkpoint = runs.find(ckpt_path, logs_dir)
+        checkpoint = runs.find(ckpt_path, runs.LOGS_DIR)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_lightning"
     path = cache / f"{digest[:32]}-{version('mnist_lightning')}.onnx"

@@ -52,7 +52,6 @@ class Source:
         class_names: In the order of the labels.
         mean: Mean of the training pixels, in [0, 1].
         std: Their standard deviation.
-        homepage: Where the dataset is described and licensed.
         torchvision_class: Name of its folder, and of the class in `torchvision.datasets` with its addresses, if any.
         files: Images and labels of each split.
         num_test_images: How many of the test images, from the first on, are the official ones; `None`: all.
@@ -63,7 +62,6 @@ class Source:
     class_names: tuple[str, ...]
     mean: float
     std: float
-    homepage: str
     torchvision_class: str
     files: dict[Split, tuple[File, ...]]
     num_test_images: int | None = None
@@ -79,33 +77,22 @@ def _files(dataset: str) -> dict[Split, tuple[File, ...]]:
 
 
 def _emnist(split: str, class_names: str, mean: float, std: float) -> Source:
-    homepage = "https://www.nist.gov/itl/products-and-services/emnist-dataset"
     files = _files(f"EMNIST{split.capitalize()}")
-    return Source(tuple(class_names), mean, std, homepage, "EMNIST", files, transposed=True)
+    return Source(tuple(class_names), mean, std, "EMNIST", files, transposed=True)
 
 
 DIGITS = tuple(string.digits)
-GARMENTS = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot"
+HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Means and deviations are those in general use for each training set; QMNIST rebuilds MNIST's images, so MNIST's hold.
 SOURCES = {
-    "MNIST": Source(
-        DIGITS, 0.1307, 0.3081, "http://yann.lecun.com/exdb/mnist/", "MNIST", _files("MNIST"), is_bundled=True,
-    ),
-    "FashionMNIST": Source(
-        tuple(name.replace("_", " ") for name in GARMENTS.split()), 0.2860, 0.3530,
-        "https://github.com/zalandoresearch/fashion-mnist", "FashionMNIST", _files("FashionMNIST"),
-    ),
-    "KMNIST": Source(
-        ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), 0.1918, 0.3483,
-        "https://github.com/rois-codh/kmnist", "KMNIST", _files("KMNIST"),
-    ),
-    "QMNIST": Source(
-        DIGITS, 0.1307, 0.3081, "https://github.com/facebookresearch/qmnist", "QMNIST", _files("QMNIST"),
-        num_test_images=10_000,
-    ),
+    "MNIST": Source(DIGITS, 0.1307, 0.3081, "MNIST", _files("MNIST"), is_bundled=True),
+    "FashionMNIST": Source(GARMENTS, 0.2860, 0.3530, "FashionMNIST", _files("FashionMNIST")),
+    "KMNIST": Source(HIRAGANA, 0.1918, 0.3483, "KMNIST", _files("KMNIST")),
+    "QMNIST": Source(DIGITS, 0.1307, 0.3081, "QMNIST", _files("QMNIST"), num_test_images=10_000),
     "EMNISTDigits": _emnist("digits", string.digits, 0.1733, 0.3317),
     "EMNISTBalanced": _emnist("balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332),
-}  # fmt: skip
+}
 
 
 def find_source(dataset: str) -> Source:
@@ -147,9 +134,10 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     )
     if labels.ndim == 2:  # QMNIST stores eight numbers an image; the first is the class
         labels = labels[:, 0]
-    if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max() >= len(source.class_names):
+    highest = int(labels.max()) if len(labels) else 0
+    if images.shape[1:] != (28, 28) or not 0 < len(images) == len(labels) or highest >= len(source.class_names):
         raise ValueError(
-            f"{raw_dir}: {tuple(images.shape)} images and {len(labels)} labels up to {labels.max()} don't make a "
+            f"{raw_dir}: {tuple(images.shape)} images and {len(labels)} labels up to {highest} don't make a "
             f"{split} split of {dataset}; delete the files to fetch them again"
         )
     if source.transposed:

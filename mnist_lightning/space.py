@@ -1,7 +1,7 @@
 """What a search may choose: flags of `fit`, each with a range or choices."""
 
 import json
-import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from mnist_lightning.files import read_settings
 
 RANGE, CHOICES = {"low", "high"}, {"choices"}
+WHOLE = ("config", "print_config", "ckpt_path", "data", "trainer")
+"""Flags of `fit` that are no single setting."""
 OWN = {"trainer.max_epochs": "--epochs", "trainer.default_root_dir": "--study", "seed_everything": "--seeds"}
 """What `tune` decides itself, and by which flag."""
 
@@ -33,6 +35,10 @@ class Parameter:
     label: str
     options: dict[str, Any]
     only_with: str | None
+
+    def belongs_to(self, model: str) -> bool:
+        """Tells whether it is searched with a model, given by its name or import path."""
+        return self.only_with in (None, model.rpartition(".")[2])
 
     def values(self) -> list[Any]:
         """Returns values to try on the command line: all choices, or both ends."""
@@ -60,21 +66,29 @@ def read_space(path: Path) -> list[Parameter]:
     content = read_settings(path)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"--space {path} must map flags of fit to ranges, such as data.batch_size: {{choices: [64]}}")
-    last_parts = [str(name).rpartition(".")[2] for name in content]
-    return [
-        _parameter(str(name), part if last_parts.count(part) == 1 else str(name), options)
-        for part, (name, options) in zip(last_parts, content.items(), strict=True)
+    # The command line takes `model.dropout`, too; and `model` decides what the others may be.
+    names = [re.sub(r"^model\.(?!init_args\.)", "model.init_args.", str(name)) for name in content]
+    last_parts = [name.rpartition(".")[2] for name in names]
+    found = [
+        _parameter(name, part if last_parts.count(part) == 1 else name, options)
+        for name, part, options in zip(names, last_parts, content.values(), strict=True)
     ]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is in the space twice; leave out one of them")
+    return sorted(found, key=lambda parameter: parameter.name != "model")
 
 
 def _parameter(name: str, label: str, options: Any) -> Parameter:
-    given = f"{name}: {json.dumps(options)} in the space"
+    given = f"{name}: {json.dumps(options, default=str)} in the space"
+    if name in WHOLE:
+        raise ValueError(f"{given} is no single setting; give flags such as data.batch_size")
     if name in OWN:
         raise ValueError(f"{given} is what tune decides itself; leave it out, and see {OWN[name]}")
     if not isinstance(options, dict):
         raise ValueError(f"{given} is no range; give {{low: …, high: …}} or {{choices: […]}}")
     options = {key: _number(value) for key, value in options.items()}
     only_with = options.pop("only_with", None)
+    only_with = only_with and str(only_with).rpartition(".")[2]
     if options.keys() == CHOICES:
         if not isinstance(options["choices"], list) or not options["choices"]:
             raise ValueError(f"{given} has no choices; give one or more in a list")
@@ -87,7 +101,7 @@ def _parameter(name: str, label: str, options: Any) -> Parameter:
 
 def _check_range(given: str, options: dict[str, Any]) -> None:
     numbers = [value for key, value in options.items() if key != "log"]
-    if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
+    if not all(type(value) in (int, float) and abs(value) < 1e300 for value in numbers):  # NaN is not, either
         raise ValueError(f"{given} is no range; low, high and step must be numbers")
     if options["low"] >= options["high"]:
         raise ValueError(f"{given} has nothing in it; low must be less than high")

@@ -1,22 +1,24 @@
 """Trials that machines share: each is done once, whoever dies, sleeps or is interrupted."""
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NoReturn
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from mnist_lightning.runs import hide_passwords
+from mnist_lightning.errors import hide_passwords, in_one_line
 
 SURPLUS = "another machine began the last one at the same moment"
 """The error of a trial that is one too many."""
+INTERRUPTED = "it was interrupted, and another one has its place"
+"""The error of a trial that was stopped; what takes its place has the same values."""
 
 
 class Storage(RDBStorage):
@@ -60,7 +62,7 @@ class Storage(RDBStorage):
         Returns:
             Whether there was time for that.
         """
-        watched: set[int] = set()
+        is_waiting, watched = False, set[int]()
         while time.monotonic() < end:
             trials = study.get_trials(deepcopy=False)
             states = {trial.state for trial in trials}
@@ -72,6 +74,9 @@ class Storage(RDBStorage):
                         raise
                     say("this machine was silent for so long that its trial was given to another")
             elif TrialState.RUNNING in states:  # on another machine, which may die yet
+                if not is_waiting:
+                    is_waiting = True
+                    say(f"waits for trials of other machines, which are dead after {self.grace_period} s of silence")
                 time.sleep(1)
                 optuna.storages.fail_stale_trials(study)
                 for trial in trials:
@@ -105,7 +110,9 @@ def open_storage(url: str, grace_s: int) -> Storage:
             time.sleep(3)
             return storage()
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
-        raise ValueError(f"--storage {hide_passwords(url)} can't be used: {_problem(error)}") from error
+        raise ValueError(
+            f"--storage {hide_passwords(url)} can't be used: {_problem(error)}; mend it, or give another"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -123,44 +130,65 @@ def told_when_lost() -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if not cause:
             raise
-        raise OSError(f"the storage answers no longer ({_problem(cause)}); the same command goes on") from error
+        problem = f"the storage can't be used any longer ({_problem(cause)})"
+        raise OSError(f"{problem}; once that is mended, the same command goes on") from error
 
 
 def _problem(error: BaseException) -> str:
-    return hide_passwords(str(error.__cause__ or error).strip().splitlines()[0])
+    return in_one_line(error.__cause__ or error)
 
 
-def refuse_surplus(trial: optuna.Trial, count: int | None = None) -> None:
-    """Ends a trial that two machines began at the same moment.
-
-    Args:
-        trial: The later one.
-        count: How many there should be; without it, a trial from the queue is looked at, and its like.
+def refuse_surplus(trial: optuna.Trial, count: int) -> None:
+    """Ends a trial that another machine began at the same moment, when so many have been begun without it.
 
     Raises:
-        RuntimeError: There are so many without it, or an earlier one has the same parameters.
+        RuntimeError: They have.
     """
-    *earlier, this = [other for other in trial.study.get_trials(deepcopy=False) if other.number <= trial.number]
-    if count is None:
-        queued = this.system_attrs.get("fixed_params")  # none if another machine took what waited, and this was begun
-        alike = [other for other in earlier if other.system_attrs.get("fixed_params") == queued]
-        is_surplus = queued is None or any(other.state != TrialState.FAIL for other in alike)
-    else:
-        is_surplus = _counts(this) and sum(map(_counts, earlier)) >= count
-    if is_surplus:
-        trial.set_user_attr("error", SURPLUS)
-        raise RuntimeError(SURPLUS)
+    *earlier, this = _until(trial)
+    if _counts(this) and sum(map(_counts, earlier)) >= count:
+        _end(trial)
+
+
+def refuse_twin(trial: optuna.Trial) -> None:
+    """Ends a trial out of the queue that another machine took, or queued, at the same moment.
+
+    Raises:
+        RuntimeError: An earlier one has the same parameters, or this one was not in the queue.
+    """
+    *earlier, this = _until(trial)
+    queued = this.system_attrs.get("fixed_params")  # none if another machine took what waited, and this was begun
+    alike = [other for other in earlier if other.system_attrs.get("fixed_params") == queued]
+    if queued is None or any(other.state != TrialState.FAIL for other in alike):
+        _end(trial)
+
+
+def _until(trial: optuna.Trial) -> list[FrozenTrial]:
+    return [other for other in trial.study.get_trials(deepcopy=False) if other.number <= trial.number]
+
+
+def _end(trial: optuna.Trial) -> NoReturn:
+    trial.set_user_attr("error", SURPLUS)
+    raise RuntimeError(SURPLUS)
 
 
 def _unless_interrupted(objective: Callable[[optuna.Trial], float], trial: optuna.Trial) -> float:
-    """Scores a trial; one that is interrupted has not failed, but is repeated when it has been silent for long."""
+    """Scores a trial; one that is interrupted has not failed, but waits for its next turn."""
     try:
         return objective(trial)
-    except KeyboardInterrupt as error:  # which Optuna would record
-        raise SystemExit(128 + (error.args[0] if error.args else signal.SIGINT)) from None
+    except KeyboardInterrupt:
+        this = _until(trial)[-1]
+        again = create_trial(
+            state=TrialState.WAITING,
+            params=this.params,
+            distributions=this.distributions,
+            system_attrs=this.system_attrs,
+        )
+        trial.set_user_attr("error", INTERRUPTED)
+        trial.study.add_trial(again)
+        raise
 
 
 def _counts(trial: FrozenTrial) -> bool:
     """Tells whether a trial is one of those that were asked for, and not a repetition or one too many."""
     is_first_try = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) is None
-    return is_first_try and trial.user_attrs.get("error") != SURPLUS
+    return is_first_try and trial.user_attrs.get("error") not in (SURPLUS, INTERRUPTED)

@@ -35,7 +35,7 @@ class Workers:
         """Takes processes from whoever launches them, and leaves none of them behind.
 
         Args:
-            launched: Returns the launcher's list of them.
+            launched: Returns the launcher's list of them, which is emptied.
         """
         os.environ[PARENT] = str(os.getpid())
         is_over = threading.Event()
@@ -47,6 +47,7 @@ class Workers:
                 for process in self.processes:
                     process.wait(60)
         finally:
+            os.environ.pop(PARENT, None)
             is_over.set()
             watching.join()
             self._take(launched())

@@ -1,5 +1,6 @@
 """Tiny datasets that the tests write themselves, and a folder of its own for each test."""
 
+import csv
 import gzip
 import struct
 from pathlib import Path
@@ -15,6 +16,23 @@ from mnist_lightning.sources import File, Source, Split
 SMALL = ["--data.dataset", "Tiny", "--data.batch_size", "60", "--trainer.accelerator", "cpu"]
 MLP = ["--model", "MLP", "--model.init_args.hidden_sizes", "[24]", "--model.init_args.dropout", "0.1"]
 RUN = Path("lightning_logs/version_0")
+BEST = RUN / "checkpoints" / "best.ckpt"
+
+
+def line_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Returns the one line that a command with wrong flags ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    told = capsys.readouterr().err
+    assert (error.value.code, told.count("\n"), told[:7]) == (2, 1, "error: ")
+    return told
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file."""
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -59,7 +77,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         files[split] = (File(f"{split}-images"), File(f"{split}-labels"))
         for file, array in zip(files[split], digits(num_images), strict=True):
             (raw_dir / f"{file.name}.gz").write_bytes(gzip.compress(idx(array)))
-    source = Source(tuple("0123456789"), 0.2, 0.3, "the tests", "Tiny", files)
+    source = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", files)
     monkeypatch.setitem(sources.SOURCES, "Tiny", source)
     return tmp_path / "data"
 

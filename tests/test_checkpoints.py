@@ -11,8 +11,7 @@ from lightning.pytorch import Trainer
 
 from mnist_lightning import checkpoints
 from mnist_lightning.checkpoints import BestCheckpoint, DurableIO
-
-TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
+from mnist_lightning.runs import NEXT_STEP
 
 
 class Malice:
@@ -31,7 +30,7 @@ def test_what_is_not_a_checkpoint_is_told(tmp_path: Path, kind: str) -> None:
     path.write_bytes(contents.get(kind, pickle.dumps(Malice(), protocol=2)))
     with pytest.raises(ValueError) as error:
         checkpoints.read(path)
-    assert str(error.value) == f"checkpoint {path} is damaged, or not a checkpoint at all; {TRAIN_ONE}"
+    assert str(error.value) == f"checkpoint {path} is damaged, or not a checkpoint at all; {NEXT_STEP}"
     assert not Path("harm").exists()
 
 
@@ -40,7 +39,7 @@ def test_code_in_a_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None
     with pytest.raises(ValueError) as error:
         checkpoints.read(tmp_path / "bad.ckpt")
     assert str(error.value).startswith(f"checkpoint {tmp_path / 'bad.ckpt'} would run builtins.getattr, pathlib.Path")
-    assert str(error.value).endswith(f"when it is loaded, and was not loaded; {TRAIN_ONE}")
+    assert str(error.value).endswith(f"when it is loaded, and was not loaded; {NEXT_STEP}")
     assert not Path("harm").exists()
     with pytest.raises(ValueError, match="would run"):
         DurableIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
@@ -86,7 +85,7 @@ def test_other_programs_checkpoints_are_told(tmp_path: Path, content: object) ->
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ValueError) as error:
         checkpoints.read(tmp_path / "other.ckpt")
-    assert str(error.value) == f"checkpoint {tmp_path / 'other.ckpt'} was not written by mnist_lightning; {TRAIN_ONE}"
+    assert str(error.value) == f"checkpoint {tmp_path / 'other.ckpt'} was not written by mnist_lightning; {NEXT_STEP}"
 
 
 def test_the_best_epoch_has_the_highest_accuracy_and_then_the_lowest_loss() -> None:

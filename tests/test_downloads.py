@@ -86,7 +86,7 @@ class Mirror(BaseHTTPRequestHandler):
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serves every kind of mirror on loopback, and shortens the limits of time."""
-    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 1.0)
     monkeypatch.setattr(downloads, "LARGEST", 10**7)
     Mirror.asked = []
     ENOUGH.clear()
@@ -123,7 +123,7 @@ def test_the_next_mirror_is_tried(address: str, tmp_path: Path, kind: str, reaso
     with pytest.raises(OSError, match=reason):
         fetch([address + kind], tmp_path / "new" / "b", CHECKSUM)
     assert not (tmp_path / "new" / "b").exists()
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 30
 
 
 def test_a_download_goes_on_where_it_was_cut_off(address: str, tmp_path: Path) -> None:

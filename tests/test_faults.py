@@ -16,9 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_lightning.__main__ import main
 from mnist_lightning.models import Classifier
-from tests.conftest import MLP, RUN, SMALL
+from tests.conftest import MLP, RUN, SMALL, line_of
 
 FIT = [sys.executable, "-m", "mnist_lightning", "fit", "--model=MLP", "--trainer.max_epochs=200"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=30"]
@@ -250,13 +249,6 @@ def test_slurm_s_signal_requeues_the_job_which_goes_on(tmp_path: Path) -> None:
     rows = list(csv.DictReader(Path("lightning_logs/version_1/metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == [str(number) for number in range(20)]
     assert float(rows[-1]["step"]) == 20 * 30 - 1
-
-
-def line_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as error:
-        main(flags)
-    assert error.value.code == 2
-    return capsys.readouterr().err
 
 
 def test_a_full_disk_is_told_and_the_earlier_checkpoint_stays(

@@ -45,10 +45,10 @@ def test_no_mistakes_are_a_figure_too() -> None:
 
 def test_reliability_stands_at_the_bins_means() -> None:
     confidences = torch.tensor([0.95, 0.97, 0.99, 0.52])
-    figure = figures.reliability_figure(confidences, torch.tensor([True, True, False, True]), 0.1)
+    figure = figures.reliability_figure(confidences, torch.tensor([True, True, False, True]))
     points = np.asarray(figure.axes[0].lines[1].get_xydata())
     np.testing.assert_allclose(points, np.array([[0.52, 1], [0.97, 2 / 3]]), atol=1e-6)
-    assert figure.axes[0].get_title() == "expected calibration error 10.00%"
+    assert figure.axes[0].get_title() == "expected calibration error 34.75%"
 
 
 def test_curves_mark_the_best_epoch() -> None:

@@ -132,6 +132,17 @@ def test_lines_are_read_in_order_with_their_places(digits: UInt8, tmp_path: Path
     ]
 
 
+def test_a_column_that_drifts_to_the_right_is_three_lines(tmp_path: Path, digits: npt.NDArray[np.uint8]) -> None:
+    page = np.full((300, 200), 255, np.uint8)
+    for number in range(3):
+        page[20 + 90 * number : 76 + 90 * number, 20 + 30 * number : 76 + 30 * number] -= np.kron(
+            digits[number], np.ones((2, 2), np.uint8)
+        )
+    Image.fromarray(page).save(tmp_path / "page.png")
+    found = images.find_digits(tmp_path / "page.png", many=True)
+    assert images.join_lines([(digit, str(number)) for number, digit in enumerate(found)]) == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -171,15 +182,15 @@ def test_what_can_not_be_read_is_told(tmp_path: Path, content: bytes | str, mess
 
 def test_files_come_from_folders_and_patterns_each_once(tmp_path: Path) -> None:
     (tmp_path / "scans" / "more").mkdir(parents=True)
-    for name in ("scans/b.png", "scans/a.png", "scans/more/c.png", "scans/.hidden", "single.png"):
+    for name in ("scans/b.PNG", "scans/a", "scans/more/c.jpg", "scans/.hidden", "scans/notes.txt", "single.txt"):
         (tmp_path / name).touch()
     (tmp_path / "scans" / "loop").symlink_to(tmp_path / "scans")
-    found = images.find_files([str(tmp_path / "single.png"), str(tmp_path / "scans"), str(tmp_path / "scans/*.png")])
+    found = images.find_files([str(tmp_path / "single.txt"), str(tmp_path / "scans"), str(tmp_path / "scans/*.PNG")])
     assert [str(path.relative_to(tmp_path)) for path in found] == [
-        "single.png",
-        "scans/a.png",
-        "scans/b.png",
-        "scans/more/c.png",
+        "single.txt",
+        "scans/a",
+        "scans/b.PNG",
+        "scans/more/c.jpg",
     ]
     with pytest.raises(FileNotFoundError, match="leads to no file"):
         images.find_files(["nothing/*.png"])

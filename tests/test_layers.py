@@ -1,26 +1,19 @@
-"""A file imports only from lower floors."""
+"""A file imports only from files above it in the README's tree."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import mnist_lightning
 
-FLOORS = [
-    {"errors", "files", "images", "metrics", "augment", "figures", "exported", "downloads", "workers"},
-    {"watch", "runs", "sources", "models", "reports", "server", "recipes", "space"},
-    {"checkpoints", "findings", "trials"},
-    {"data", "callbacks", "ensemble", "export"},
-    {"arguments"},
-    {"tuning"},
-    {"cli"},
-    {"serving"},
-    {"__main__"},
-]
 PACKAGE = Path(mnist_lightning.__file__).parent
 FOLDERS = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]  # each counts as one module
 MODULES = sorted([path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"] + FOLDERS)
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+TREE = re.findall(r"^    (\w+)(?:\.py|/) ", README.split("## Layout")[1].split("configs/")[0], flags=re.MULTILINE)
 
 
 def siblings(module: str) -> set[str]:
@@ -36,15 +29,10 @@ def siblings(module: str) -> set[str]:
     return found
 
 
-def floor(module: str) -> int:
-    (number,) = [number for number, modules in enumerate(FLOORS) if module in modules]
-    return number
+def test_the_tree_is_the_folder() -> None:
+    assert sorted(TREE) == MODULES
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down(module: str) -> None:
-    assert all(floor(sibling) < floor(module) for sibling in siblings(module))
-
-
-def test_every_module_has_a_floor() -> None:
-    assert sorted(set().union(*FLOORS)) == MODULES
+@pytest.mark.parametrize("module", TREE)
+def test_imports_go_up(module: str) -> None:
+    assert siblings(module) <= set(TREE[: TREE.index(module)])

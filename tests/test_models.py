@@ -112,6 +112,9 @@ def test_a_checkpoint_alone_rebuilds_the_model(tiny: Path, tmp_path: Path) -> No
     assert (rebuilt.hparams["mean"], rebuilt.hparams["std"]) == (0.2, 0.3)
     images, _ = batch()
     assert torch.equal(rebuilt.eval()(images), model.eval()(images))
+    loaded = MLP.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert loaded.temperature == model.temperature != 1
+    assert torch.equal(loaded.eval()(images), model.eval()(images))
 
 
 @pytest.mark.parametrize("pool_after", [1, 2, 3])

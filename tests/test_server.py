@@ -82,6 +82,12 @@ def test_many_digits_come_with_their_boxes_and_lines(client: FlaskClient, digits
         assert 0 <= box["top"] < box["top"] + box["height"] <= 8 * 28
 
 
+def test_many_digits_are_looked_for_in_pictures_alone(client: FlaskClient) -> None:
+    response = client.post("/predict?digits=many", json={"images": [EMPTY]})
+    assert response.status_code == 400
+    assert response.get_json() == {"error": "digits=many looks for digits in a picture; leave it out with JSON"}
+
+
 def test_it_says_that_it_lives_and_which_model_is_ready(client: FlaskClient) -> None:
     assert client.get("/healthz").get_json() == {"status": "alive"}
     ready = client.get("/readyz").get_json()
@@ -109,8 +115,8 @@ BODIES: list[tuple[int, str, dict[str, Any]]] = [
     (422, "images[0] is no image", {"json": {"images": [[*EMPTY[1:], [float("nan")] * 28]]}}),
     (422, "images[0] is no image", {"json": {"images": [[*EMPTY[1:], ["a" * 28] * 28]]}}),
     (413, "the JSON has 257 images; at most 256 are read", {"json": {"images": [EMPTY] * 257}}),
-    (413, "exceeds the capacity limit", {"data": b"0" * (MAX_BYTES + 1), "content_type": "image/png"}),
-    (413, "exceeds the capacity limit", {"data": b"0" * (MAX_BYTES + 1), "content_type": "application/json"}),
+    (413, "the request has more than 2 MiB", {"data": b"0" * (MAX_BYTES + 1), "content_type": "image/png"}),
+    (413, "the request has more than 2 MiB", {"data": b"0" * (MAX_BYTES + 1), "content_type": "application/json"}),
 ]
 
 

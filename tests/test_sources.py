@@ -24,7 +24,6 @@ from mnist_lightning.sources import File, Source, Split, load
 from tests.conftest import digits, idx
 
 IMAGES, LABELS = digits(100)
-TRAIN: tuple[Split, ...] = ("train",)
 
 
 def checksum(content: bytes, algorithm: str = "sha256") -> str:
@@ -38,7 +37,7 @@ def fashion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         File(f"train-{kind}", unpacked=checksum(idx(array)), packed=checksum(gzip.compress(idx(array), mtime=0), "md5"))
         for kind, array in (("images-idx3-ubyte", IMAGES), ("labels-idx1-ubyte", LABELS))
     )
-    source = Source(tuple("0123456789"), 0.2, 0.3, "the tests", "FashionMNIST", {"train": pair, "test": pair})
+    source = Source(tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair, "test": pair})
     monkeypatch.setitem(sources.SOURCES, "FashionMNIST", source)
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:1/"])
     monkeypatch.setattr(datasets.FashionMNIST, "resources", [(f"{file.name}.gz", file.packed[4:]) for file in pair])
@@ -218,7 +217,7 @@ from torchvision import datasets
 from mnist_lightning import sources
 from mnist_lightning.sources import File, Source, load
 pair = tuple(File(name, packed="md5:" + md5) for name, md5 in zip(sys.argv[3::2], sys.argv[4::2]))
-sources.SOURCES["FashionMNIST"] = Source(tuple("0123456789"), 0.2, 0.3, "", "FashionMNIST", {"train": pair})
+sources.SOURCES["FashionMNIST"] = Source(tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair})
 datasets.FashionMNIST.mirrors = [sys.argv[2]]
 datasets.FashionMNIST.resources = [(file.name + ".gz", file.packed[4:]) for file in pair]
 print(load("FashionMNIST", "train", Path(sys.argv[1]))[0].sum().item())
@@ -242,7 +241,7 @@ def test_emnist_is_read_from_its_archive_and_turned_upright(monkeypatch: pytest.
     names = "emnist-digits-test-images-idx3-ubyte", "emnist-digits-test-labels-idx1-ubyte"
     packed = [gzip.compress(idx(array)) for array in (IMAGES, LABELS)]
     pair = tuple(File(name, packed=checksum(content)) for name, content in zip(names, packed, strict=True))
-    source = Source(tuple("0123456789"), 0.2, 0.3, "", "EMNIST", {"train": pair, "test": pair}, transposed=True)
+    source = Source(tuple("0123456789"), 0.2, 0.3, "EMNIST", {"train": pair, "test": pair}, transposed=True)
     monkeypatch.setitem(sources.SOURCES, "EMNISTDigits", source)
     raw_dir = tmp_path / "EMNIST" / "raw"
     raw_dir.mkdir(parents=True)
@@ -265,7 +264,7 @@ def test_qmnist_tests_with_the_official_images_and_their_classes(
     pair = tuple(File(name, packed=checksum(content)) for name, content in contents.items())
     for name, content in contents.items():
         (raw_dir / f"{name}.gz").write_bytes(content)
-    source = Source(tuple("0123456789"), 0.2, 0.3, "", "QMNIST", {"test": pair}, num_test_images=60)
+    source = Source(tuple("0123456789"), 0.2, 0.3, "QMNIST", {"test": pair}, num_test_images=60)
     monkeypatch.setitem(sources.SOURCES, "QMNIST", source)
     images, labels = load("QMNIST", "test", tmp_path)
     assert (len(images), labels.dtype, labels.tolist()) == (60, torch.uint8, LABELS[:60].tolist())

@@ -25,8 +25,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from mnist_lightning import tuning
 from mnist_lightning.__main__ import main
 from mnist_lightning.space import Parameter
-from mnist_lightning.trials import SURPLUS
-from tests.conftest import SMALL
+from mnist_lightning.trials import INTERRUPTED, SURPLUS
+from tests.conftest import BEST, SMALL, line_of
 from tests.test_faults import hear_ctrl_c
 
 RECIPE = """
@@ -43,7 +43,7 @@ from mnist_lightning.space import Parameter
 from mnist_lightning.sources import SOURCES, File, Source
 
 files = {split: (File(f"{split}-images"), File(f"{split}-labels")) for split in ("train", "test")}
-SOURCES["Tiny"] = Source(tuple("0123456789"), 0.2, 0.3, "the tests", "Tiny", files)
+SOURCES["Tiny"] = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", files)
 main()
 """  # a new process does not know the tests' dataset
 STORAGE = "sqlite:///tuning/small/study.db"
@@ -56,15 +56,6 @@ def tune(tiny: Path) -> list[str]:
     Path("small.yaml").write_text(RECIPE)
     Path("space.yaml").write_text(SPACE)
     return ["tune", "--config", "small.yaml", "--space", "space.yaml", "--data.data_dir", str(tiny), *QUICK]
-
-
-def line_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as error:
-        main(args)
-    told = capsys.readouterr().err
-    assert (error.value.code, told.count("\n"), told[:7]) == (2, 1, "error: ")
-    return told
 
 
 def test_a_search_finds_values_that_fit_takes(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,9 +98,9 @@ def hyper_parameters(run_dir: str) -> dict[str, object]:
 
 def test_a_model_may_be_chosen_with_what_belongs_to_it(tune: list[str]) -> None:
     Path("space.yaml").write_text(
-        "model: {choices: [MLP, CNN]}\n"
         "model.init_args.widths: {choices: [[4, 4], [8, 8]], only_with: CNN}\n"
-        "model.init_args.hidden_sizes: {choices: [[16], [32]], only_with: MLP}\n"
+        "model.hidden_sizes: {choices: [[16], [32]], only_with: mnist_lightning.models.MLP}\n"
+        "model: {choices: [MLP, CNN]}\n"
     )
     main([*tune, "--trials", "8"])
     with Path("tuning/small/trials.csv").open() as stream:
@@ -171,6 +162,9 @@ def test_a_finalist_that_fails_with_a_seed_is_not_the_best(
 @pytest.mark.parametrize(
     ("space", "message"),
     [
+        ("model.dropout: {choices: [0.1]}\nmodel.init_args.dropout: {choices: [0.2]}", "is in the space twice"),
+        ("data.batch_size: {choices: [60], only_with: RNN}", "has only_with: RNN, and models are MLP; leave it out"),
+        ("model: {choices: [MLP, CNN]}\nmodel.dropout: {choices: [0]}\nmodel.widths: {choices: [[4]]}", "'widths'"),
         ("model.init_args.depth: {low: 1, high: 2}", "depth"),
         ("data.batch_size: {low: 64, high: 8}", "has nothing in it; low must be less than high"),
         ("data.batch_size: {choices: [64, 0]}", "batch_size 0 is not allowed"),
@@ -208,12 +202,23 @@ def test_an_unknown_flag_is_refused_with_the_words_of_fit(tune: list[str], capsy
         (["--storage", "postgresql+psycopg://ann:secret@here:port/x"], "--storage is no address"),
         (["--storage", "sqlite:///none/x.db"], "--storage sqlite:///none/x.db can't be used: unable to open"),
         (["--trainer.devices", "2"], "a trial has one device; give --trainer.devices 1"),
+        (["--storag", "postgresql://ann:secret@here/x"], "unrecognized arguments: --storag postgresql://ann:***@here"),
         (["--nope", "1"], "unrecognized arguments: --nope"),
+        (["--ckpt_path", "mlp.ckpt"], "a trial begins anew; leave out --ckpt_path"),
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0 leaves nothing to do; give 1 or more"),
+        (["--study", ".."], "study '..' is not allowed; give --study letters, digits, spaces and _.+-()"),
+        (["--study", "a/b"], "study 'a/b' is not allowed"),
+        (["--study", "a\nb: c"], "study 'a\\nb: c' is not allowed"),
+        (["--grace_s", "999999999"], "grace_s 999999999 is not allowed; it must be between 1 and 86400"),
+        (["--data.data_dir", "nowhere"], "no good copy of train-images, train-labels in nowhere"),
     ],
 )
 def test_flags_that_can_not_work_are_told_and_no_password_is(
     tune: list[str], capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
+    if "--ckpt_path" in flags:
+        main(["fit", *SMALL, "--config", "small.yaml", "--trainer.max_epochs", "1"])
+        shutil.copy(BEST, "mlp.ckpt")
     told = line_of([*tune, *flags], capsys)
     assert message in told
     assert "secret" not in told
@@ -223,13 +228,13 @@ def test_flags_that_can_not_work_are_told_and_no_password_is(
 def test_a_study_of_another_space_is_refused(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(tune)
     Path("space.yaml").write_text("data.batch_size: {choices: [30, 60]}")
-    assert "has a study small already, with another space, recipe or direction" in line_of(tune, capsys)
+    assert "has a study small already, with another space, recipe, --epochs or direction" in line_of(tune, capsys)
 
 
 def test_a_study_of_another_direction_is_refused(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     optuna.create_study(study_name="small", storage="sqlite:///other.db", direction="minimize")
     told = line_of([*tune, "--storage", "sqlite:///other.db"], capsys)
-    assert "has a study small already, with another space, recipe or direction; give another --study" in told
+    assert "has a study small already, with another space, recipe, --epochs or direction; give another --study" in told
     assert not Path("tuning").exists()
 
 
@@ -266,7 +271,7 @@ def test_what_two_machines_begin_at_the_same_moment_is_done_once(
     enqueue, get_trials = optuna.Study.enqueue_trial, optuna.Study.get_trials
     num_looks = 0
 
-    def enqueue_twice(self: optuna.Study, params: dict[str, object], skip_if_exists: bool) -> None:
+    def enqueue_twice(self: optuna.Study, params: dict[str, object]) -> None:
         for _ in range(2):
             enqueue(self, params)
 
@@ -409,15 +414,15 @@ def test_a_storage_that_answers_no_longer_is_told_in_a_line(
 
     monkeypatch.setattr(tuning.Report, "on_train_epoch_end", report_too_late)
     told = line_of([*tune, "--storage", postgresql.address], capsys)
-    assert "the storage answers no longer (" in told
-    assert told.endswith("; the same command goes on\n")
+    assert "the storage can't be used any longer (" in told
+    assert told.endswith("; once that is mended, the same command goes on\n")
 
 
 @pytest.mark.slow
 def test_ctrl_c_loses_no_trial(tune: list[str], tmp_path: Path) -> None:
     program = tmp_path / "tuner.py"
     program.write_text(PROGRAM)
-    flags = [*tune, "--trials", "3", "--epochs", "20", "--grace_s", "2", "--seeds", "1", "--finalists", "1"]
+    flags = [*tune, "--trials", "3", "--epochs", "20", "--seeds", "1", "--finalists", "1"]
     process = subprocess.Popen(
         [sys.executable, str(program), *flags], stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     )
@@ -428,8 +433,77 @@ def test_ctrl_c_loses_no_trial(tune: list[str], tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert "stopped; the same command goes on" in process.communicate(timeout=60)[0]
     assert process.returncode == 130
-    time.sleep(3)
-    subprocess.run([sys.executable, str(program), *flags], check=True, timeout=240)
-    trials = optuna.load_study(study_name="small", storage="sqlite:///tuning/small/study.db").get_trials()
+    subprocess.run([sys.executable, str(program), *flags], check=True, timeout=240)  # without a wait
+    trials = optuna.load_study(study_name="small", storage=STORAGE).get_trials()
     done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    assert sum(trial.state in done for trial in trials) == 3
+    assert [trial.state in done for trial in trials] == [True, False, True, True]
+    assert trials[1].user_attrs["error"] == INTERRUPTED
+    assert trials[1].params == trials[2].params
+
+
+def test_interruptions_use_nothing_up(
+    tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit, calls = tuning.Search._fit, []
+
+    def fit_or_stop(
+        self: tuning.Search, trial: optuna.Trial, name: str, flags: list[str], callbacks: list[Callback]
+    ) -> float:
+        calls.append(name)
+        if len(calls) in (2, 3, 6, 7, 8):
+            raise KeyboardInterrupt(signal.SIGTERM)
+        return fit(self, trial, name, flags, callbacks)
+
+    monkeypatch.setattr(tuning.Search, "_fit", fit_or_stop)
+    flags = [*tune, "--trials", "2", "--finalists", "1", "--seeds", "1"]
+    for _ in range(5):
+        with pytest.raises(SystemExit) as error:
+            main(flags)
+        assert error.value.code == 128 + signal.SIGTERM
+        assert capsys.readouterr().out.endswith("stopped; the same command goes on\n")
+    main(flags)
+    assert len(calls) == 2 + 2 + 5
+    assert (states().count("COMPLETE"), states(study="small, finalists").count("COMPLETE")) == (2, 2)
+    assert Path("tuning/small/best.yaml").is_file()
+
+
+def test_a_finalist_that_failed_is_tried_again_by_the_same_command(
+    tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = tuning.Search._train_finalist
+    monkeypatch.setattr(tuning.Search, "_train_finalist", lambda *_: 1 / 0)
+    main(tune)
+    assert "so there is no best.yaml; the same command tries again" in capsys.readouterr().out
+    assert not Path("tuning/small/best.yaml").exists()
+    monkeypatch.setattr(tuning.Search, "_train_finalist", train)
+    main(tune)
+    assert Path("tuning/small/best.yaml").is_file()
+
+
+def test_finalists_of_a_search_that_was_deleted_are_not_those_of_the_next(
+    tune: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(tune)
+    optuna.delete_study(study_name="small", storage=STORAGE)
+    assert "has a study small, finalists already" in line_of(tune, capsys)
+
+
+def test_machines_of_one_search_may_keep_their_data_in_different_places(tune: list[str], tiny: Path) -> None:
+    main(tune)
+    tiny.rename("elsewhere")
+    main([*tune, "--data.data_dir", "elsewhere", "--trials", "5"])
+    assert len(states()) == 5
+
+
+def test_recipes_that_are_given_together_are_all_read(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("longer.yaml").write_text("trainer: {max_epochs: 3}")
+    main([*tune, "--config", "longer.yaml"])
+    best = yaml.safe_load(Path("tuning/longer/best.yaml").read_text())
+    assert (best["model"]["init_args"]["dropout"], best["trainer"]["max_epochs"]) == (0.1, 3)
+
+
+def test_any_text_may_be_chosen(tune: list[str], tiny: Path) -> None:
+    Path("data$^").symlink_to(tiny)
+    Path("space.yaml").write_text('data.data_dir: {choices: [data, "data$^"]}')
+    main(tune)
+    assert Path("tuning/small/figures/parallel_coordinate.png").is_file()

@@ -95,9 +95,10 @@ def create_app(classifier: "ExportedClassifier", gate: Gate | None = None) -> Fl
 
     @app.post("/predict")
     def predict() -> Response:
-        wants_many = _wants_many()
+        many = _wants_many()
         body = _read_body()  # before the gate, where a slow client would be in others' way
-        many = wants_many and isinstance(body, bytes)
+        if many and not isinstance(body, bytes):
+            raise BadRequest("digits=many looks for digits in a picture; leave it out with JSON")
 
         def work() -> tuple[list[Digit], npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
             digits = _find_digits(body, many) if isinstance(body, bytes) else body
@@ -116,7 +117,10 @@ def create_app(classifier: "ExportedClassifier", gate: Gate | None = None) -> Fl
     @app.errorhandler(HTTPException)
     def tell(error: HTTPException) -> Response:
         headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
-        text = app.json.dumps({"error": error.description})
+        is_own = error.description != type(error).description
+        too_large = f"the request has more than {MAX_BYTES >> 20} MiB"
+        reason = too_large if error.code == 413 and not is_own else error.description
+        text = app.json.dumps({"error": reason})
         return Response(text, error.code, headers, content_type="application/json")
 
     @app.after_request

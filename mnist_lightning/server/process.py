@@ -87,15 +87,14 @@ class Server(BaseApplication):  # type: ignore[misc]
             "loglevel": "warning",
             "accesslog": "-",
             "access_log_format": "%(t)s %(m)s %(U)s %(s)s %(M)s ms",
-            "control_socket_disable": True,  # newer releases would put one into the home folder
+            "control_socket_disable": True,  # there would be one in the home folder
         }
         super().__init__()
 
     def load_config(self) -> None:
         """Applies the settings; files and environment are not looked at."""
         for name, value in self.settings.items():
-            if name in self.cfg.settings:
-                self.cfg.set(name, value)
+            self.cfg.set(name, value)
 
     def load(self) -> Any:
         """Makes the app, and teaches it what gunicorn raises while a body is read."""
