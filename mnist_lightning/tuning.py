@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mnist_lightning import findings
 from mnist_lightning.arguments import CLI
+from mnist_lightning.console import program
 from mnist_lightning.errors import Parser, check_range, in_one_line
 from mnist_lightning.files import write_atomically
 from mnist_lightning.findings import RECIPE
@@ -70,7 +71,6 @@ class Search:
         say: Tells the user something.
         sampler: Chooses the values; default: `make_sampler`'s.
         pruner: Ends trials early; default: those that are below the median of the others after as many epochs.
-
     """
 
     storage: Storage
@@ -220,16 +220,15 @@ class Search:
             return
         if means.get(RECIPE, 0) >= means[best]:
             self.say("            nothing better than the recipe; best.yaml is the best beside it")
-        self.say(f"next        python -m mnist_lightning fit --config {self.folder / 'best.yaml'}")
+        self.say(f"next        {program()} fit --config {self.folder / 'best.yaml'}")
 
     def _write_best(self, trial: FrozenTrial, means: dict[int, float]) -> None:
         settings = _as_settings(CLI("fit", [*self.flags, *as_flags(trial.user_attrs["values"])]))
         defaults = _as_settings(CLI("fit", [f"--model={settings['model']['class_path']}"]))
         recipe = yaml.safe_dump(_differences(settings, defaults), sort_keys=False)
-        origin = (
-            f"# Trial {trial.number} of the search {self.name}: {means[trial.number]:.2%} of the validation images, "
-        )
-        origin += f"the recipe {means[RECIPE]:.2%}, each the mean of its seeds.\n" if RECIPE in means else "\n"
+        beside = f", the recipe {means[RECIPE]:.2%}" if RECIPE in means else ""
+        scores = f"{means[trial.number]:.2%} of the validation images{beside}, the mean of all seeds"
+        origin = f"# Trial {trial.number} of the search {self.name}: {scores}.\n"
         write_atomically(self.folder / "best.yaml", origin + recipe)
 
 

@@ -21,6 +21,7 @@ from benchmarks.serving import attack, post, serve
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import MNISTDataModule
 from tests.conftest import line_of
+from tests.test_faults import hear_ctrl_c
 
 
 def drawing() -> bytes:
@@ -66,6 +67,24 @@ def test_without_a_model_the_shipped_weights_are_exported_once(tmp_path: Path, m
     assert times[0] == times[1]
     assert answers[0] == answers[1]
     assert answers[0]["prediction"] == "7"
+
+
+def test_ctrl_c_while_it_exports_ends_it_in_order(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_lightning", "serve", "--ckpt_path", "pretrained", "--port", "0"],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
+    assert process.stdout
+    assert "exporting" in process.stdout.readline()
+    time.sleep(0.5)  # in the middle of a fork, Python may lose a signal
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == ""
+    assert process.returncode == 130
 
 
 def test_the_command_the_service_and_a_checkpoint_agree(exported: Path) -> None:
