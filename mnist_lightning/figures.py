@@ -149,7 +149,7 @@ def curves_figure(history: Sequence[dict[str, float]]) -> Figure:
             axes.plot([row["epoch"] for row in rows], values, marker=".", color=color, label=stage)
         axes.axvline(best, color="gray", linestyle=":", label=f"best epoch: {best:.0f}")
         axes.set(xlabel="epoch", title=metric, xlim=(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         if metric == "loss":
             axes.legend()

@@ -112,7 +112,7 @@ def draw(study: optuna.Study, folder: Path) -> None:
             axes = plot(study, target_name="validation accuracy")
             if name == "history":
                 axes.figure.set_figwidth(9.6)  # its legend stands beside it
-                axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             if name == "parallel_coordinate":
                 axes.figure.set_figwidth(max(6.4, 1.2 * len(axes.figure.axes)))  # it has an axis for each parameter
             if name == "importance":
