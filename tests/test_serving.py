@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--model", "no.onnx"], "[Errno 2] No such file or directory: 'no.onnx'"),
+        (["--model", "no.onnx"], "no.onnx: No such file or directory"),
         (["--model", "text"], "text is no ONNX file of `python -m mnist_lightning export`, or damaged"),
         (["--ckpt_path", "text"], "checkpoint text is damaged, or not a checkpoint at all; train one with"),
     ],
