@@ -56,8 +56,10 @@ def machine() -> dict[str, Any]:
 
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+        pairs = (line.partition(":")[::2] for line in Path("/proc/cpuinfo").read_text().splitlines())
+        found = {key.strip(): value.strip() for key, value in pairs}  # virtual machines hide more than the name
+        parts = [f"{key} {found[key]}" for key in ("cpu family", "model") if key in found]
+        name = ", ".join([found.get("model name", name), *parts])
     return {
         "processor": name,
         "cores": os.cpu_count(),
