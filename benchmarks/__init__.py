@@ -1,1 +1,1 @@
-"""The claims of speed, as programs that anyone can run: `python -m benchmarks.epoch_time` and so on."""
+"""The published measurements, as programs that anyone can run: `python -m benchmarks.epoch_time` and so on."""

@@ -1,7 +1,7 @@
-"""Sixty thousand, six hundred thousand and six million images: speed must hold, memory may grow by the images alone.
+"""Scaling to 60,000, 600,000 and 6,000,000 images: speed should stay the same, memory grow only by the images.
 
-Each run is a process of its own on a synthetic dataset in IDX files, for the same number of training steps. The watch
-starts after the first of them: an epoch's shuffle takes a second for six million images, which train for minutes.
+Each run is a separate process that trains for the same number of steps on a synthetic dataset in IDX files. Timing
+starts after a few warm-up steps, because shuffling six million images takes a second, in an epoch of minutes.
 """
 
 import os
@@ -17,14 +17,14 @@ import numpy as np
 
 from benchmarks import measure
 
-NUM_STEPS = 210  # two processes have 211 for each epoch of the smallest set
+NUM_STEPS = 210  # with two processes, an epoch of the smallest dataset has 211
 NUM_WARMUP_STEPS = 30
 CHILD = """
 import resource, sys, time
 from lightning.pytorch import Callback, Trainer
-from mnist_lightning.data import MNISTDataModule
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.sources import SOURCES, File, Source
 from mnist_lightning.models import MLP
-from mnist_lightning.sources import SOURCES, File, Source
 
 folder, (num_warmup_steps, num_steps, devices) = sys.argv[1], map(int, sys.argv[2:])
 files = {split: (File("images"), File("labels")) for split in ("train", "test")}
@@ -58,7 +58,7 @@ if trainer.is_global_zero:
 
 
 def write_dataset(folder: Path, num_images: int) -> None:
-    """Writes random images and labels as unpacked IDX files, a part at a time."""
+    """Writes random images and labels as uncompressed IDX files, in parts."""
     raw_dir = folder / "Synthetic" / "raw"
     raw_dir.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def write_dataset(folder: Path, num_images: int) -> None:
 
 
 def run(folder: Path, devices: int) -> tuple[float, float, float]:
-    """Trains in a process of its own; returns images a second, seconds of setup, and peak memory in MiB."""
+    """Trains in a separate process; returns images per second, seconds of setup, and peak memory in MiB."""
     program = folder / "child.py"
     program.write_text(CHILD)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
@@ -85,8 +85,8 @@ def run(folder: Path, devices: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measures all sizes with one and two processes, in turn."""
-    args = measure.parse("Speed and memory as the dataset grows", sizes="60000,600000,6000000")
+    """Measures all sizes in turn, with one process and with two."""
+    args = measure.parse("Speed and memory by dataset size", sizes="60000,600000,6000000")
     sizes = [int(size) for size in args.sizes.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -103,11 +103,11 @@ def main() -> None:
             {
                 "images": size,
                 "processes": devices,
-                "images/s": measure.summarise(speeds),
+                "images/s": measure.summarize(speeds),
                 "/ smallest": measure.ratio(speeds, [result[0] for result in smallest]),
-                "setup s": measure.summarise(setups),
-                "peak MiB a process": measure.summarise(peaks),
-                "bytes of images, MiB": size * 784 / 2**20,
+                "setup s": measure.summarize(setups),
+                "peak MiB per process": measure.summarize(peaks),
+                "image data MiB": size * 784 / 2**20,
             }
         )
     measure.report("growth", rows, list(rows[0]), args.output)

@@ -1,4 +1,4 @@
-"""Images a second over the 10,000 test images, and the time that one image takes."""
+"""Throughput on the 10,000 test images, and the latency of a single image."""
 
 import time
 from typing import Any
@@ -8,28 +8,34 @@ from lightning.pytorch import LightningModule, Trainer
 
 from benchmarks import measure
 from benchmarks.epoch_time import MODELS
-from mnist_lightning.callbacks import Predictions
-from mnist_lightning.data import EVALUATION_BATCH_SIZE, MNISTDataModule
-from mnist_lightning.models import Classifier, normalize
+from mnist_lightning.data.module import EVALUATION_BATCH_SIZE, MNISTDataModule, normalize
+from mnist_lightning.models import Classifier
+from mnist_lightning.training.gathering import Predictions
 
 NUM_SINGLE_IMAGES = 1000
 
 
 class TimedPredictions(Predictions):
-    """Gathers predictions as `predict` does, and measures from the first batch to the last."""
+    """Gathers predictions as `predict` does, and measures the time from the first batch to the last.
+
+    Attributes:
+        seconds: That time.
+    """
+
+    seconds: float
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the watch."""
+        """Starts the clock."""
         self.seconds = -time.perf_counter()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops it."""
+        """Stops the clock."""
         super().on_predict_end(trainer, pl_module)
         self.seconds += time.perf_counter()
 
 
 def through_trainer(model: Classifier, data: MNISTDataModule, accelerator: str) -> float:
-    """Predicts with `Trainer.predict`; returns the seconds."""
+    """Predicts with `Trainer.predict`; returns the seconds it took."""
     predictions = TimedPredictions()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = Trainer(accelerator=accelerator, devices=1, callbacks=[predictions], **quiet)  # type: ignore[arg-type]
@@ -38,9 +44,9 @@ def through_trainer(model: Classifier, data: MNISTDataModule, accelerator: str) 
 
 
 def bare(model: Classifier, data: MNISTDataModule, device: str) -> float:
-    """Runs the bare network over the same batches; returns the seconds."""
+    """Runs the bare network on the same batches; returns the seconds it took."""
     network = model.network.to(device).eval()
-    images = data.test_images.images.to(device)
+    images = data.test_images.to(device)
     start = time.perf_counter()
     with torch.inference_mode():
         parts = [
@@ -52,12 +58,12 @@ def bare(model: Classifier, data: MNISTDataModule, device: str) -> float:
 
 
 def latencies_ms(model: Classifier, data: MNISTDataModule, device: str) -> list[float]:
-    """Returns the milliseconds of single images, from uint8 on the host to probabilities on the host."""
+    """Returns the latencies of single images, from uint8 on the host to probabilities on the host."""
     network, milliseconds = model.network.to(device).eval(), []
     with torch.inference_mode():
         for number in range(NUM_SINGLE_IMAGES):
             start = time.perf_counter()
-            image = data.test_images.images[number : number + 1].to(device)
+            image = data.test_images[number : number + 1].to(device)
             network(normalize(image, data.mean, data.std)).softmax(1).cpu()
             milliseconds.append(1000 * (time.perf_counter() - start))
     return milliseconds
@@ -69,16 +75,16 @@ def compare(model_name: str, accelerator: str, repeats: int) -> dict[str, Any]:
     model, data = MODELS[model_name](), MNISTDataModule()
     data.setup("predict")
     num_images = len(data.test_images)
-    sides = {
+    variants = {
         "bare": lambda: bare(model, data, device),
         "predict": lambda: through_trainer(model, data, accelerator),
     }
-    seconds = measure.alternate(sides, repeats)
+    seconds = measure.alternate(variants, repeats)
     latencies = torch.tensor([latencies_ms(model, data, device) for _ in range(repeats + 1)][1:]).flatten()
     return {
         "model": model_name,
-        "predict images/s": measure.summarise([num_images / s for s in seconds["predict"]]),
-        "bare images/s": measure.summarise([num_images / s for s in seconds["bare"]]),
+        "predict images/s": measure.summarize([num_images / s for s in seconds["predict"]]),
+        "bare images/s": measure.summarize([num_images / s for s in seconds["bare"]]),
         "predict / bare seconds": measure.ratio(seconds["predict"], seconds["bare"]),
         "one image p50 ms": latencies.quantile(0.5).item(),
         "one image p99 ms": latencies.quantile(0.99).item(),
@@ -87,7 +93,7 @@ def compare(model_name: str, accelerator: str, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measures MLP and CNN."""
-    args = measure.parse("Images a second, and one image", repeats=7, accelerator="cpu")
+    args = measure.parse("Throughput and latency of prediction", repeats=7, accelerator="cpu")
     rows = [compare(model, args.accelerator, args.repeats) for model in MODELS]
     measure.report("inference", rows, list(rows[0]), args.output)
 

@@ -1,7 +1,7 @@
-"""Kills real `fit` processes at random moments, and compares what becomes of them: `python -m benchmarks.kills`.
+"""Kills `fit` processes at random moments, and checks that they resume exactly: `python -m benchmarks.kills`.
 
-A run is killed hard, with all its processes, and resumed by `fit --ckpt_path last`, until it comes to its end. Then its
-folder and its test predictions are compared to those of a run that nobody disturbed, to the last bit.
+All processes of a run are killed with SIGKILL, and the run is resumed with `fit --ckpt_path last`, until it is
+finished. Then its folder and test predictions are compared, bit by bit, with those of an uninterrupted run.
 """
 
 import argparse
@@ -28,35 +28,34 @@ CNN = ["--model=CNN", "--model.init_args.dropout=0.2", f"--trainer.callbacks={EM
 RANDOM = ["--data.augmentation.rotation=10", "--data.augmentation.elastic=1", "--data.augmentation.noise=0.1"]
 SHORT = ["--trainer.max_epochs=6", "--trainer.limit_train_batches=60", "--trainer.enable_progress_bar=false"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-OTHERWISE = ["--trainer.max_steps=330", "--data.num_workers=1", "--trainer.check_val_every_n_epoch=2"]
+MAX_STEPS = ["--trainer.max_steps=330", "--data.num_workers=1", "--trainer.check_val_every_n_epoch=2"]
 VARIANTS = {
-    "MLP, averaged": MLP,
-    "CNN, averaged": CNN,
-    "MLP, averaged, two processes": MLP + TWO,
-    "CNN, averaged, two processes": CNN + TWO,
-    "MLP, so many steps, loaded by another process, validated each second epoch": ["--model=MLP", *OTHERWISE],
+    "MLP with EMA": MLP,
+    "CNN with EMA": CNN,
+    "MLP with EMA, two processes": MLP + TWO,
+    "CNN with EMA, two processes": CNN + TWO,
+    "MLP with max_steps, a DataLoader worker and validation every other epoch": ["--model=MLP", *MAX_STEPS],
 }
-"""What is trained, with dropout and augmentation; each on the CPU."""
+"""Flags of each kind of run. All have dropout and augmentation, and run on the CPU."""
 PATHS = {"dirpath", "best_model_path", "last_model_path", "kth_best_model_path"}
-"""What a checkpoint says about its place."""
+"""Keys of a checkpoint that hold the path of the run folder."""
 RUN = Path("lightning_logs") / "version_0"
 
 
-def shown(run_dir: Path) -> dict[str, list[tuple[int, Any]]]:
-    """Returns what TensorBoard shows of a run: steps with scores and images."""
-    events = EventAccumulator(str(run_dir), {"images": 0, "scalars": 0}).Reload()  # all of them, and no sample
+def read_events(run_dir: Path) -> dict[str, list[tuple[int, Any]]]:
+    """Returns what TensorBoard shows of a run: the steps and values of each scalar and image."""
+    events = EventAccumulator(str(run_dir), {"images": 0, "scalars": 0}).Reload()  # 0: all, not a sample
     tags = events.Tags()
     scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
     images = {tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)] for tag in tags["images"]}
-    scalars.pop("epoch", None)  # Lightning writes it twice each time
     return {**scalars, **images}
 
 
 def is_same(first: Any, second: Any) -> bool:
-    """Tells whether two checkpoints hold the same, to the last bit, wherever they lie."""
+    """Returns whether two checkpoints are bit-identical, apart from the paths in them."""
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(
-            is_same(list(first[name].values()), list(second[name].values()))  # whose keys are paths
+            is_same(list(first[name].values()), list(second[name].values()))  # its keys are paths
             if name == "best_k_models"
             else is_same(first[name], second[name])
             for name in first.keys() - PATHS
@@ -69,12 +68,12 @@ def is_same(first: Any, second: Any) -> bool:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Returns in what two runs' folders differ, beside times and places."""
+    """Returns the files in which two run folders differ, apart from times and paths."""
     found = []
     for name in ("metrics.csv", "predictions.csv", "figures/curves.png"):
         one, other = (path.read_bytes() if path.exists() else None for path in (first / name, second / name))
         found += [name] if one != other else []
-    found += ["events"] if shown(first) != shown(second) else []
+    found += ["events"] if read_events(first) != read_events(second) else []
     for name in ("best.ckpt", "last.ckpt"):
         one, other = (torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (first, second))
         found += [] if is_same(one, other) else [name]
@@ -82,10 +81,10 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def run(folder: Path, flags: list[str], kill_after: float | None = None) -> tuple[int, str]:
-    """Runs the program in a folder, and kills it with all its processes if it takes longer than that.
+    """Runs the program in a folder, and kills all its processes if it takes longer than `kill_after` seconds.
 
     Returns:
-        Its exit status, -9 if it was killed, and what it said.
+        Its exit status, -9 if it was killed, and its output.
     """
     command = [sys.executable, "-m", "mnist_lightning", *flags]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
@@ -101,8 +100,8 @@ def run(folder: Path, flags: list[str], kill_after: float | None = None) -> tupl
     return process.returncode, output
 
 
-def train_whole(folder: Path, flags: list[str]) -> float:
-    """Trains without a disturbance and predicts; returns the seconds that training took."""
+def train_uninterrupted(folder: Path, flags: list[str]) -> float:
+    """Trains without interruption and predicts; returns the duration of the `fit` process in seconds."""
     folder.mkdir(parents=True)
     begin = time.monotonic()
     status, output = run(folder, ["fit", *flags])
@@ -113,70 +112,80 @@ def train_whole(folder: Path, flags: list[str]) -> float:
 
 
 def predict(folder: Path) -> None:
-    """Writes the run's test predictions into its folder."""
+    """Writes the test predictions of the last checkpoint to the run folder."""
     status, output = run(folder, ["predict", "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"])
     assert status == 0, output
 
 
 def train_killed(
-    folder: Path, flags: list[str], seconds: float, most: int, chance: random.Random
+    folder: Path, flags: list[str], seconds: float, max_kills: int, generator: random.Random
 ) -> tuple[int, str, float]:
-    """Trains, and kills up to so many times.
+    """Trains, and kills and resumes the run several times.
+
+    Args:
+        folder: Where to train.
+        flags: Flags of `fit`.
+        seconds: Duration of an uninterrupted run.
+        max_kills: After this number of kills, the run is left alone.
+        generator: Decides when to kill.
 
     Returns:
-        How often it was killed; why it could not go on, if so; and the seconds of a whole run, which may now be less.
+        The number of kills; the output of a `fit` that failed to resume, if any; and the duration of an uninterrupted
+        run, which is updated if this run was faster.
     """
     folder.mkdir(parents=True)
     kills = 0
     while True:
-        has_begun = (folder / RUN / "checkpoints" / "last.ckpt").exists()
-        if not has_begun and (folder / RUN).exists():
-            (folder / RUN).rename(folder / f"killed-{kills}")  # before it was asked to do anything
-        kill_after = chance.uniform(0, 1.1 * seconds) if kills < most else None
+        is_resumable = (folder / RUN / "checkpoints" / "last.ckpt").exists()
+        if not is_resumable and (folder / RUN).exists():
+            (folder / RUN).rename(folder / f"killed-{kills}")  # killed before its first checkpoint
+        kill_after = generator.uniform(0, 1.1 * seconds) if kills < max_kills else None
         begin = time.monotonic()
-        status, output = run(folder, ["fit", *(["--ckpt_path=last"] if has_begun else flags)], kill_after)
+        status, output = run(folder, ["fit", *(["--ckpt_path=last"] if is_resumable else flags)], kill_after)
         kills += status == -signal.SIGKILL
         if status == 0:
-            return kills, "", seconds if has_begun else min(seconds, time.monotonic() - begin)
+            return kills, "", seconds if is_resumable else min(seconds, time.monotonic() - begin)
         if status != -signal.SIGKILL:
             return kills, output, seconds
 
 
 def main() -> None:
-    """Kills, resumes, compares and prints."""
+    """Measures all variants; exits with status 1 if a run was not resumed exactly."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=52, help="of all variants together, at least (default: 52)")
-    parser.add_argument("--most", type=int, default=5, help="of one run (default: 5)")
-    parser.add_argument("--variants", type=int, nargs="+", default=list(range(len(VARIANTS))), help="which of them")
-    parser.add_argument("--seed", type=int, default=0, help="decides the moments")
+    parser.add_argument("--kills", type=int, default=52, help="of all variants, at least (default: 52)")
+    parser.add_argument("--max_kills", type=int, default=5, help="of one run (default: 5)")
+    parser.add_argument(
+        "--variants", type=int, nargs="+", default=[*range(len(VARIANTS))], help="indices (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides when to kill (default: 0)")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
-    chance = random.Random(args.seed)
+    generator = random.Random(args.seed)
     rows = []
     for name in [list(VARIANTS)[number] for number in args.variants]:
         flags = [*VARIANTS[name], *RANDOM, *SHORT, "--trainer.accelerator=cpu"]
         outcomes: Counter[str] = Counter()
-        with tempfile.TemporaryDirectory() as place:
-            seconds = train_whole(Path(place) / "whole", flags)
+        with tempfile.TemporaryDirectory() as parent:
+            seconds = train_uninterrupted(Path(parent) / "uninterrupted", flags)
             for number in itertools.count():
                 if outcomes.total() >= args.kills / len(args.variants):
                     break
-                folder = Path(place) / f"disturbed-{number}"
-                kills, problem, seconds = train_killed(folder, flags, seconds, args.most, chance)
+                folder = Path(parent) / f"killed-{number}"
+                kills, problem, seconds = train_killed(folder, flags, seconds, args.max_kills, generator)
                 if problem:
-                    outcome = "unloadable"
+                    outcome = "not resumable"
                     print(f"{name}: {problem}")
                 else:
                     predict(folder)
-                    found = differences(Path(place) / "whole" / RUN, folder / RUN)
-                    outcome = "not exactly" if found else "exactly"
-                    print(f"{name}: killed {kills} times, then {outcome} the same", *found, flush=True)
+                    found = differences(Path(parent) / "uninterrupted" / RUN, folder / RUN)
+                    outcome = "different" if found else "identical"
+                    print(f"{name}: killed {kills} times, {outcome}", *found, flush=True)
                 outcomes[outcome] += kills
         rows.append({"variant": name, "kills": outcomes.total()})
-        rows[-1] |= {outcome: outcomes[outcome] for outcome in ("exactly", "not exactly", "unloadable")}
-    columns = ["variant", "kills", "exactly", "not exactly", "unloadable"]
+        rows[-1] |= {outcome: outcomes[outcome] for outcome in ("identical", "different", "not resumable")}
+    columns = ["variant", "kills", "identical", "different", "not resumable"]
     measure.report("kills", rows, columns, args.output)
-    if any(row["not exactly"] or row["unloadable"] for row in rows):
+    if any(row["different"] or row["not resumable"] for row in rows):
         raise SystemExit(1)
 
 

@@ -1,7 +1,7 @@
-"""Error on corrupted test images that no training saw: `python -m benchmarks.robustness pretrained`.
+"""Error rates with corruptions that were not used in training: `python -m benchmarks.robustness`.
 
-The corruptions are of the kind of MNIST-C (Mu and Gilmer 2019, arXiv:1906.02337), written anew. With `--validation`
-the 6,000 validation images are corrupted instead, which is how recipes are compared.
+The corruptions resemble those of MNIST-C (Mu and Gilmer 2019, arXiv:1906.02337), in an independent implementation.
+With `--validation`, the 6,000 validation images are corrupted instead, to compare configs.
 """
 
 import argparse
@@ -15,35 +15,34 @@ from torch.nn import functional as F
 
 from benchmarks import measure
 from benchmarks.accuracy import predict
-from mnist_lightning import runs
-from mnist_lightning.augment import Distortion, distort
-from mnist_lightning.data import MNISTDataModule
-from mnist_lightning.models import scale
+from mnist_lightning.data.augmentation import Distortion, distort
+from mnist_lightning.data.module import MNISTDataModule, scale
+from mnist_lightning.runs import folders
 
 Corruption = Callable[[Tensor, Generator], Tensor]
-"""From images `(N, 1, 28, 28)` float32 in [0, 1] to corrupted ones; beyond [0, 1] they are cut off."""
+"""Returns corrupted copies of images `(N, 1, 28, 28)` float32 in [0, 1]; the caller clips them to [0, 1]."""
 
 
 def shot_noise(images: Tensor, generator: Generator) -> Tensor:
-    """Few photons."""
+    """Adds the noise of few photons."""
     return torch.poisson(images * 5, generator) / 5
 
 
 def impulse_noise(images: Tensor, generator: Generator) -> Tensor:
-    """A fifth of the pixels is black or white."""
-    chance = torch.rand(images.shape, generator=generator)
-    return images.masked_fill(chance < 0.1, 0).masked_fill(chance > 0.9, 1)
+    """Makes a fifth of the pixels black or white."""
+    noise = torch.rand(images.shape, generator=generator)
+    return images.masked_fill(noise < 0.1, 0).masked_fill(noise > 0.9, 1)
 
 
 def blur(images: Tensor, generator: Generator) -> Tensor:
-    """Out of focus, by a standard deviation of 1.5 pixels."""
+    """Applies a Gaussian blur with a standard deviation of 1.5 pixels."""
     kernel = torch.exp(-(torch.linspace(-4, 4, 9) ** 2) / (2 * 1.5**2))
     kernel = (kernel / kernel.sum()).view(1, 1, 1, 9)
     return F.conv2d(F.conv2d(images, kernel, padding=(0, 4)), kernel.transpose(2, 3), padding=(4, 0))
 
 
 def motion_blur(images: Tensor, generator: Generator) -> Tensor:
-    """Moved by 8 pixels in any direction while the picture was taken."""
+    """Blurs along a line of 8 pixels in a random direction."""
     angle = 2 * math.pi * torch.rand(len(images), generator=generator)
     steps = torch.linspace(-4, 4, 17)
     moved = [_move(images, shift=step * torch.stack([angle.cos(), angle.sin()], 1)) for step in steps]
@@ -51,7 +50,7 @@ def motion_blur(images: Tensor, generator: Generator) -> Tensor:
 
 
 def fog(images: Tensor, generator: Generator) -> Tensor:
-    """Clouds of all sizes, up to two thirds of full brightness."""
+    """Adds clouds of all sizes, up to two thirds of full brightness."""
     clouds = torch.zeros_like(images)
     for nodes in (2, 4, 8, 16):
         noise = torch.rand(len(images), 1, nodes, nodes, generator=generator)
@@ -60,17 +59,17 @@ def fog(images: Tensor, generator: Generator) -> Tensor:
 
 
 def brightness(images: Tensor, generator: Generator) -> Tensor:
-    """A raised background."""
+    """Makes all pixels brighter by half of the range."""
     return images + 0.5
 
 
 def contrast(images: Tensor, generator: Generator) -> Tensor:
-    """A fifth of the contrast, around grey."""
+    """Reduces the contrast to a fifth, around gray."""
     return 0.4 + 0.2 * images
 
 
 def stripes(images: Tensor, generator: Generator) -> Tensor:
-    """Two vertical bands are inverted."""
+    """Inverts two vertical bands."""
     images = images.clone()
     for columns in (slice(5, 9), slice(19, 23)):
         images[..., columns] = 1 - images[..., columns]
@@ -78,34 +77,34 @@ def stripes(images: Tensor, generator: Generator) -> Tensor:
 
 
 def scaled(images: Tensor, generator: Generator) -> Tensor:
-    """Between half and three quarters of the size."""
+    """Shrinks width and height to between half and three quarters."""
     factor = 0.5 + 0.25 * torch.rand(len(images), 1, generator=generator)
     return _move(images, scale=factor.expand(-1, 2))
 
 
 def rotated(images: Tensor, generator: Generator) -> Tensor:
-    """By 20 to 35 degrees either way."""
+    """Rotates by 20 to 35 degrees in either direction."""
     degrees = 20 + 15 * torch.rand(len(images), generator=generator)
     return _move(images, angle=_sign(images, generator) * degrees.deg2rad())
 
 
 def sheared(images: Tensor, generator: Generator) -> Tensor:
-    """By 0.3 to 0.6 pixels a row."""
+    """Shears by 0.3 to 0.6 pixels per row, in either direction."""
     return _move(images, shear=_sign(images, generator) * (0.3 + 0.3 * torch.rand(len(images), generator=generator)))
 
 
 def shifted(images: Tensor, generator: Generator) -> Tensor:
-    """By up to 5 pixels along each axis."""
+    """Shifts by up to 5 pixels along each axis."""
     return _move(images, shift=10 * torch.rand(len(images), 2, generator=generator) - 5)
 
 
 def broken_strokes(images: Tensor, generator: Generator) -> Tensor:
-    """Eight spots of 3x3 pixels are without ink."""
+    """Erases eight spots of 3x3 pixels."""
     return images * (1 - F.max_pool2d(_spots(images, 8, generator), 3, stride=1, padding=1))
 
 
 def line(images: Tensor, generator: Generator) -> Tensor:
-    """A dotted line is drawn across."""
+    """Draws a dotted line across the image."""
     images, count = images.clone(), len(images)
     ends = 27 * torch.rand(count, 2, generator=generator)
     for step in range(0, 28, 2):
@@ -115,15 +114,15 @@ def line(images: Tensor, generator: Generator) -> Tensor:
 
 
 def spatter(images: Tensor, generator: Generator) -> Tensor:
-    """Drops of ink: blurred noise above a threshold."""
+    """Adds drops of ink: blurred noise above a threshold."""
     drops = blur(torch.randn(images.shape, generator=generator), generator)
     return torch.maximum(images, (drops > 0.35).float())
 
 
 def edges(images: Tensor, generator: Generator) -> Tensor:
-    """Outlines only."""
-    grown, shrunk = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
-    return ((grown > 0.5) & ~(shrunk > 0.5)).float()
+    """Keeps only the outlines."""
+    dilated, eroded = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+    return ((dilated > 0.5) & ~(eroded > 0.5)).float()
 
 
 CORRUPTIONS: tuple[Corruption, ...] = (
@@ -134,14 +133,14 @@ CORRUPTIONS: tuple[Corruption, ...] = (
 
 def _move(images: Tensor, **changes: Tensor) -> Tensor:
     count = len(images)
-    still = Distortion(
+    identity = Distortion(
         scale=torch.ones(count, 2),
         shear=torch.zeros(count),
         angle=torch.zeros(count),
         shift=torch.zeros(count, 2),
         elastic=torch.zeros(count, 2, 2, 2),
     )
-    return distort(images, still._replace(**changes))
+    return distort(images, identity._replace(**changes))
 
 
 def _sign(images: Tensor, generator: Generator) -> Tensor:
@@ -155,25 +154,25 @@ def _spots(images: Tensor, num_spots: int, generator: Generator) -> Tensor:
 
 
 def corrupt(images: Tensor, corruption: Corruption) -> Tensor:
-    """Returns corrupted copies of images `(N, 28, 28)` uint8; the same whenever it is called."""
-    changed = corruption(scale(images), torch.Generator().manual_seed(0))
-    return (changed.clamp(0, 1) * 255).round().squeeze(1).to(torch.uint8)
+    """Returns corrupted copies of images `(N, 28, 28)` uint8, the same in each call."""
+    corrupted = corruption(scale(images), torch.Generator().manual_seed(0))
+    return (corrupted.clamp(0, 1) * 255).round().squeeze(1).to(torch.uint8)
 
 
 def main() -> None:
-    """Measures each corruption."""
+    """Measures the error rate with each corruption."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ckpt_path", nargs="?", default="pretrained", help="best, last, pretrained or a file")
+    parser.add_argument("ckpt_path", nargs="?", default="pretrained", help="best, last, pretrained (default) or a file")
     parser.add_argument("--validation", action="store_true", help="corrupt the validation images")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
-    path = runs.find(args.ckpt_path, Path("lightning_logs"))
+    path = folders.find_checkpoint(args.ckpt_path)
     data = MNISTDataModule()
     data.setup("fit" if args.validation else "test")
     if args.validation:
-        images, labels = data.train_images[data.val_indices]
+        images, labels = data.train_images[data.val_indices], data.train_labels[data.val_indices]
     else:
-        images, labels = data.test_images.images, data.test_images.labels
+        images, labels = data.test_images, data.test_labels
     rows = [{"corruption": "none", "error %": _error(path, images, labels)}]
     rows += [
         {"corruption": corruption.__name__, "error %": _error(path, corrupt(images, corruption), labels)}

@@ -1,4 +1,4 @@
-"""Seconds of whole processes, from the shell's start to exit, beside the imports that they can't do without."""
+"""Duration of whole processes, from start to exit, compared with the imports that they need."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import measure
-from mnist_lightning import sources
+from mnist_lightning.data import reading
 
 PYTHON = [sys.executable]
 PROGRAM = [*PYTHON, "-m", "mnist_lightning"]
@@ -21,13 +21,13 @@ COMMANDS = {
     "--help": [*PROGRAM, "--help"],
     "test": [*PROGRAM, "test", "--trainer.accelerator", "cpu"],
     "predict": [*PROGRAM, "predict", "--trainer.accelerator", "cpu"],
-    "predict, one picture": [*PROGRAM, "predict", "--trainer.accelerator", "cpu", "--images", "digit.png"],
+    "predict, one image": [*PROGRAM, "predict", "--trainer.accelerator", "cpu", "--images", "digit.png"],
     "fit, 1 batch": [*FIT, "--trainer.limit_train_batches", "1"],
 }
 
 
 def run(command: Sequence[str], folder: str) -> Callable[[], float]:
-    """Returns a function that runs a command to its end and returns its seconds."""
+    """Returns a function that runs a command and returns the seconds it took."""
 
     def seconds() -> float:
         start = time.perf_counter()
@@ -39,16 +39,16 @@ def run(command: Sequence[str], folder: str) -> Callable[[], float]:
 
 def main() -> None:
     """Measures the commands in turn."""
-    args = measure.parse("Seconds of whole processes")
+    args = measure.parse("Duration of whole processes")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(FIT, cwd=folder, check=True, capture_output=True)
-        images, _ = sources.load("MNIST", "test", Path(folder))
+        images, _ = reading.load("MNIST", "test", Path(folder))
         Image.fromarray(255 - images[0].numpy()).resize((280, 280)).save(Path(folder, "digit.png"))
         seconds = measure.alternate({name: run(command, folder) for name, command in COMMANDS.items()}, args.repeats)
     rows = [
         {
             "command": name,
-            "seconds": measure.summarise(values),
+            "seconds": measure.summarize(values),
             "/ import lightning.pytorch": measure.ratio(values, seconds["import lightning.pytorch"]),
         }
         for name, values in seconds.items()

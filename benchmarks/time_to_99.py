@@ -1,4 +1,4 @@
-"""Seconds to 99 %: `configs/cnn_fast.yaml` over ten seeds, each as a process of its own, then its test accuracy."""
+"""Time to 99% test accuracy: `configs/cnn_fast.yaml` with ten seeds, each in its own process."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from typing import Any
 
 from benchmarks import measure
 
-RECIPE = Path(__file__).parent.parent / "configs" / "cnn_fast.yaml"
+CONFIG = Path(__file__).parent.parent / "configs" / "cnn_fast.yaml"
 PROGRAM = [sys.executable, "-m", "mnist_lightning"]
 
 
-def seconds_of(command: list[str], folder: Path) -> tuple[float, str]:
-    """Runs a command to its end; returns its seconds, from start to exit, and what it printed."""
+def timed(command: list[str], folder: Path) -> tuple[float, str]:
+    """Runs a command; returns the seconds from start to exit, and its output."""
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, done.stdout
@@ -27,11 +27,10 @@ def run(seed: int, folder: Path, accelerator: str) -> dict[str, Any]:
     """Trains and tests with one seed."""
     folder.mkdir()
     device = ["--trainer.accelerator", accelerator, "--trainer.devices", "1"]
-    imports, _ = seconds_of([sys.executable, "-c", "import lightning.pytorch"], folder)
-    whole, output = seconds_of(
-        [*PROGRAM, "fit", "--config", str(RECIPE), "--seed_everything", str(seed), *device], folder
-    )
-    seconds_of([*PROGRAM, "test", *device], folder)
+    imports, _ = timed([sys.executable, "-c", "import lightning.pytorch"], folder)
+    fit = [*PROGRAM, "fit", "--config", str(CONFIG), "--seed_everything", str(seed), *device]
+    whole, output = timed(fit, folder)
+    timed([*PROGRAM, "test", *device], folder)
     found = re.search(r"trained in +([\d.]+) s", output)
     assert found, output
     training = float(found[1])
@@ -47,16 +46,16 @@ def run(seed: int, folder: Path, accelerator: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures ten seeds, and summarises them in a last row."""
-    args = measure.parse("Seconds to 99 %", repeats=10, accelerator="cpu")
+    """Measures ten seeds, and adds a row that summarizes them."""
+    args = measure.parse("Time to 99% test accuracy", repeats=10, accelerator="cpu")
     with tempfile.TemporaryDirectory() as folder:
         rows = [run(seed, Path(folder) / str(seed), args.accelerator) for seed in range(args.repeats)]
     accuracies = [row["test accuracy %"] for row in rows]
     summary: dict[str, Any] = {
-        name: measure.summarise([row[name] for row in rows]) for name in rows[0] if name != "seed"
+        name: measure.summarize([row[name] for row in rows]) for name in rows[0] if name != "seed"
     }
     summary["test accuracy %"] = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
-    summary["seed"] = f"all; {sum(accuracy >= 99 for accuracy in accuracies)} of {len(accuracies)} reach 99 %"
+    summary["seed"] = f"all; {sum(accuracy >= 99 for accuracy in accuracies)} of {len(accuracies)} reach 99%"
     measure.report("time_to_99", [*rows, summary], list(rows[0]), args.output)
 
 

@@ -1,1 +1,1 @@
-"""A handwritten-digit classifier on PyTorch Lightning, to run, trust, read and copy from."""
+"""A handwritten-digit classifier built with PyTorch Lightning, to run, trust, read and reuse."""

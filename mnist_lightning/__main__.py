@@ -1,26 +1,32 @@
-"""The command line's door: it answers `--help` at once, and leaves heavy imports to the commands."""
+"""Entry point: runs a command; `--help` answers without importing torch."""
 
+import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from mnist_lightning.errors import UserError, one_line
+
 COMMANDS = {
     "fit": "train a classifier",
     "validate": "score a checkpoint on the validation images",
-    "test": "score a checkpoint on the test images, with a report",
-    "predict": "write a checkpoint's predictions for the test images, or for pictures of your own, to a CSV",
-    "tune": "search hyper-parameters, on one machine or on many",
-    "export": "write a checkpoint as one verified ONNX file",
+    "test": "score a checkpoint on the test images and write a report",
+    "predict": "write predictions for the test images, or for your own images, to a CSV file",
+    "tune": "search hyperparameters, on one machine or many",
+    "export": "write a checkpoint as a verified ONNX file",
     "serve": "serve a page to draw on and a JSON API",
 }
+"""Each is a function in `mnist_lightning.commands` that takes its flags."""
+MODULES = {"validate": "evaluation", "test": "evaluation"}  # the other modules are named after their command
 
 HELP = f"""usage: python -m mnist_lightning COMMAND [FLAGS]
 
 {chr(10).join(f"  {name:<9} {text}" for name, text in COMMANDS.items())}
 
 COMMAND --help lists a command's flags; --version prints the version.
-start with: python -m mnist_lightning fit
+To start: python -m mnist_lightning fit
 """
 
 
@@ -28,29 +34,26 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command.
 
     Args:
-        args: The command and its flags; default: the command line's.
+        args: The command and its flags; default: those in `sys.argv`.
 
     Raises:
-        SystemExit: With status 2 and one line for bad input.
+        SystemExit: Status 2 and one line for bad input; 130 or 143 after Ctrl-C or SIGTERM.
     """
     command, *flags = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
         print(HELP, end="")
     elif command == "--version":
         print(f"mnist_lightning {version('mnist_lightning')}")
-    elif command not in COMMANDS:
-        print(f"error: no command {command!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
-        raise SystemExit(2)
     else:
         try:
-            if command == "serve":
-                from mnist_lightning import serving
-
-                serving.serve(flags)
-            else:
-                from mnist_lightning import cli
-
-                getattr(cli, command)(flags)
+            if command not in COMMANDS:
+                raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
+            module = importlib.import_module(f"mnist_lightning.commands.{MODULES.get(command, command)}")
+            getattr(module, command)(flags)
+        except UserError as error:
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a run hits the same error
+                print(f"error: {one_line(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
         except KeyboardInterrupt as error:
             raise SystemExit(128 + (error.args[0] if error.args else signal.SIGINT)) from None
 

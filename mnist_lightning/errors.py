@@ -1,79 +1,58 @@
-"""How wrong input is told: in one line, with exit status 2. No torch here."""
+"""Errors that the user can fix: one line, exit status 2; and interruptions. No torch here."""
 
 import argparse
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import NoReturn
 
-NOISE = (
-    "Does not validate against",
-    "Expected a path but",
-    "Expected a <class 'NoneType'>",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Exception raised from",
-    "frame #",
-)
-"""Lines of jsonargparse's and torch's messages that speak of their inner workings."""
-LONGEST = 1000
-"""Characters of an error's line."""
+
+class UserError(ValueError):
+    """Something that the user can fix; `main` prints it in one line, without a traceback, and exits with status 2.
+
+    The text says what was given, what is allowed and what to do next.
+    """
 
 
-def in_one_line(error: BaseException) -> str:
-    """Returns what an error says, without line breaks, inner workings and passwords."""
-    is_of_file = isinstance(error, OSError) and error.filename and error.strerror
-    text = f"{error.filename}: {error.strerror}" if is_of_file else str(error)  # type: ignore[attr-defined]
-    lines = [line.strip().removeprefix("- ") for line in hide_passwords(text).splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith(NOISE))
-    text = "".join(char if char.isprintable() else "?" for char in text)  # a terminal obeys some of the others
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
+    """Raises a UserError that states the value and what is allowed, unless `is_allowed`."""
+    if not is_allowed:
+        raise UserError(f"{name} {value} is not allowed; it must be {allowed}")
+
+
+def one_line(error: BaseException, max_length: int = 1000) -> str:
+    """Returns an error's text without line breaks, control characters or passwords."""
+    is_about_file = isinstance(error, OSError) and error.filename and error.strerror
+    text = f"{error.filename}: {error.strerror}" if is_about_file else str(error)  # type: ignore[attr-defined]
+    text = " ".join(hide_passwords(text).split())
+    text = "".join(char if char.isprintable() else "?" for char in text)  # a terminal would act on escape sequences
+    return text if len(text) <= max_length else f"{text[:max_length]} …"
 
 
 def hide_passwords(text: str) -> str:
-    """Returns a text with `***` for the passwords of the addresses in it."""
+    """Returns a text with `***` in place of the passwords of URLs."""
     text = re.sub(r"(?i)((?:password|passwd|pwd)(?:=|%3d))(?:(?!%26|%3b)[^&\s;])*", r"\1***", text)
     return re.sub(r"(?<=://)([^/?@\s]*?):\S*@", r"\1:***@", text)
 
 
-def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
-    """Raises a ValueError that says what was given and what is allowed, unless the value is."""
-    if not is_allowed:
-        raise ValueError(f"{name} {value} is not allowed; it must be {allowed}")
-
-
-class DivergedError(Exception):
-    """Training has learnt nothing, or forgotten all."""
-
-
-@contextlib.contextmanager
-def one_line_errors(command: str) -> Iterator[None]:
-    """Turns what is wrong with the input into one line and exit status 2, without a traceback."""
-    try:
-        yield
-    except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-        text = in_one_line(error)
-        if isinstance(error, argparse.ArgumentError):
-            text += "; models are MLP, CNN and Ensemble" if '"model"' in text else ""
-            text += f"; see python -m mnist_lightning {command} --help"
-        print(f"error: {text}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 @contextlib.contextmanager
 def needs_extra(name: str) -> Iterator[None]:
-    """Says what to install where an import fails that only one command needs."""
+    """Turns a failed import into a UserError that names the extra to install."""
     try:
         yield
     except ImportError as error:
-        raise ValueError(f"{name} needs more packages ({error}); pip install 'mnist_lightning[{name}]'") from error
+        raise UserError(f"{name} needs more packages ({error}); pip install 'mnist_lightning[{name}]'") from error
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Handles a signal by raising a KeyboardInterrupt, as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags whose errors are raised, for `one_line_errors` to tell."""
+    """A parser that raises a UserError instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises a ValueError."""
-        raise ValueError(f"{message}; see python -m {self.prog} --help")
+        """Raises a UserError."""
+        raise UserError(f"{message}; see {self.prog} --help")

@@ -1,119 +1,67 @@
-"""Files that are whole or not there, and settings that a reader survives."""
+"""Durable files: a reader sees the old content or the new one, never a mixture."""
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-LARGEST_SETTINGS = 100_000
-"""Characters of a recipe or space."""
-DEEPEST_SETTINGS = 20
-"""How deep mappings and lists may lie in each other."""
-MOST_ALIASES = 20
-"""A few lines of nested aliases can stand for more than fits in memory."""
+from mnist_lightning.errors import UserError, one_line
 
 
-def read_settings(path: Path) -> Any:
-    """Reads a YAML file as `parse_settings` does.
-
-    Raises:
-        OSError: The file can't be read.
-        ValueError: It is no YAML that settings could be.
-    """
-    try:
-        return parse_settings(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text") from error
-
-
-def parse_settings(text: str, name: object) -> Any:
-    """Parses YAML from anybody.
-
-    Args:
-        text: The YAML.
-        name: What to call it in errors.
-
-    Raises:
-        ValueError: It is no YAML, or larger, deeper or more entangled than settings are.
-    """
-    depth = aliases = 0
-    if len(text) > LARGEST_SETTINGS:
-        raise ValueError(f"{name} has {len(text):,} characters; settings have {LARGEST_SETTINGS:,} at most")
-    try:
-        for event in yaml.parse(text, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            aliases += isinstance(event, yaml.AliasEvent)
-            if depth > DEEPEST_SETTINGS or aliases > MOST_ALIASES:
-                limit = f"{DEEPEST_SETTINGS} levels" if depth > DEEPEST_SETTINGS else f"{MOST_ALIASES} aliases"
-                raise ValueError(f"{name} has more than {limit}, which settings don't need")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what `write_atomically` was killed over, in a folder that nobody else writes to."""
-    for path in folder.rglob(f".*.*.{'?' * 8}"):
-        path.unlink()
-
-
-@contextlib.contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Keeps other processes out of a folder, if they ask; the lock ends with this process, however that ends.
-
-    Raises:
-        BlockingIOError: Another process has it, and this one does not wait.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-class UnwritableError(OSError):
-    """A file of this program's can't be written."""
+class UnwritableError(UserError):
+    """A file can't be written."""
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
-    """Writes a file beside its target and moves it into place, so that no reader ever sees half of it.
+    """Writes a file next to its target, flushes it to the disk, and renames it; text is encoded as UTF-8.
 
-    Args:
-        path: The target; its folder is made if need be. A link is followed, a device or pipe is written to.
-        content: Bytes, or text that is encoded as UTF-8.
-
-    Raises:
-        UnwritableError: The folder can't be written; an earlier file is left as it was.
+    Missing folders are created. A symbolic link is followed; a device or pipe is written to. An UnwritableError leaves
+    an existing file unchanged.
     """
     try:
         _write(path.resolve(), content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        advice = "free some space" if error.errno == errno.ENOSPC else "choose a place that can be written"
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose another location"
         raise UnwritableError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:
     if path.exists() and not path.is_file():
-        path.write_bytes(data)  # a folder raises
+        path.write_bytes(data)  # to a device or pipe; a folder raises an OSError
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with temporary.open("xb") as stream:
-        try:
+    try:
+        with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # or a power cut could take the new name away again
-    os.close(folder)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(PermissionError):  # Windows can't open folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # otherwise a power failure could undo the rename
+        finally:
+            os.close(folder)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Removes leftovers of a killed `write_atomically` from a folder that no other process writes to."""
+    for path in folder.rglob(f".*.*.{'?' * 8}"):
+        path.unlink()
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file, or raises a UserError."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or f"it is not valid YAML ({one_line(error)})"
+        raise UserError(f"{path} can't be read: {reason}") from error

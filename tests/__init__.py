@@ -1,1 +1,1 @@
-"""The tests mirror the package: one file a module, and more for what holds between them."""
+"""The tests mirror the package: one file per module, and more for what holds across modules."""

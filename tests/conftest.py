@@ -1,17 +1,25 @@
-"""Tiny datasets that the tests write themselves, and a folder of its own for each test."""
+"""Fixtures and helpers: a folder of its own for each test, a tiny dataset, a trained and an exported model."""
 
 import csv
 import gzip
+import io
+import os
+import signal
 import struct
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # each core has a process of tests; more threads would only wait for each other
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mnist_lightning import sources
 from mnist_lightning.__main__ import main
-from mnist_lightning.sources import File, Source, Split
+from mnist_lightning.data import reading, sources
+from mnist_lightning.data.sources import File, Source, Split
+
+UInt8 = npt.NDArray[np.uint8]
 
 SMALL = ["--data.dataset", "Tiny", "--data.batch_size", "60", "--trainer.accelerator", "cpu"]
 MLP = ["--model", "MLP", "--model.init_args.hidden_sizes", "[24]", "--model.init_args.dropout", "0.1"]
@@ -20,19 +28,24 @@ BEST = RUN / "checkpoints" / "best.ckpt"
 
 
 def line_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Returns the one line that a command with wrong flags ends with."""
+    """Runs an invalid command, and returns its one-line error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as error:
         main(args)
-    told = capsys.readouterr().err
-    assert (error.value.code, told.count("\n"), told[:7]) == (2, 1, "error: ")
-    return told
+    line = capsys.readouterr().err
+    assert (error.value.code, line.count("\n"), line[:7]) == (2, 1, "error: ")
+    return line
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a CSV file."""
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def enable_ctrl_c() -> None:
+    """Lets a process receive Ctrl-C; those that a shell starts in the background ignore it, and pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -42,8 +55,8 @@ def idx(array: np.ndarray) -> bytes:
     return header + array.tobytes()
 
 
-def digits(num_images: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images that tell their class by where the ink is, and their labels, every class equally often."""
+def digits(num_images: int, num_classes: int = 10) -> tuple[UInt8, UInt8]:
+    """Returns images whose class shows in where the ink is, and their labels; all classes are equally frequent."""
     generator = np.random.default_rng(num_images)
     labels = (np.arange(num_images) % num_classes).astype("u1")
     images = generator.integers(0, 40, (num_images, 28, 28), "u1")
@@ -52,11 +65,23 @@ def digits(num_images: int, num_classes: int = 10) -> tuple[np.ndarray, np.ndarr
     return images, labels
 
 
-def put_picture(path: Path, label: int) -> None:
-    """Writes a digit of `Tiny` as it would be scanned: dark ink, four times as large."""
+def scan(image: UInt8, factor: int = 8) -> UInt8:
+    """Returns a digit, or several, as if scanned: dark ink on bright paper, and larger."""
+    return 255 - np.kron(image, np.ones((factor, factor), np.uint8))
+
+
+def png(image: UInt8) -> bytes:
+    """Returns an image as a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "png")
+    return stream.getvalue()
+
+
+def put_image(path: Path, label: int) -> None:
+    """Writes a scanned digit of `Tiny`."""
     images, labels = digits(100)
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(255 - np.kron(images[list(labels).index(label)], np.ones((4, 4), "u1"))).save(path)
+    Image.fromarray(scan(images[list(labels).index(label)], 4)).save(path)
 
 
 @pytest.fixture(autouse=True)
@@ -70,21 +95,21 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Registers a dataset `Tiny` of 400 training and 100 test images, and returns its `data_dir`."""
     splits: tuple[tuple[Split, int], ...] = (("train", 400), ("test", 100))
-    files: dict[Split, tuple[File, ...]] = {}
+    pairs: dict[Split, tuple[File, ...]] = {}
     raw_dir = tmp_path / "data" / "Tiny" / "raw"
     raw_dir.mkdir(parents=True)
     for split, num_images in splits:
-        files[split] = (File(f"{split}-images"), File(f"{split}-labels"))
-        for file, array in zip(files[split], digits(num_images), strict=True):
+        pairs[split] = (File(f"{split}-images"), File(f"{split}-labels"))
+        for file, array in zip(pairs[split], digits(num_images), strict=True):
             (raw_dir / f"{file.name}.gz").write_bytes(gzip.compress(idx(array)))
-    source = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", files)
+    source = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", pairs)
     monkeypatch.setitem(sources.SOURCES, "Tiny", source)
     return tmp_path / "data"
 
 
 @pytest.fixture
 def run(tiny: Path) -> Path:
-    """Trains a small MLP on `Tiny` for three epochs, and returns the run's folder."""
+    """Trains a small MLP on `Tiny` for three epochs, and returns the run folder."""
     main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
     return RUN
 
@@ -95,3 +120,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     main(["export", "--ckpt_path", "pretrained", "--output", str(path)])
     return path
+
+
+@pytest.fixture(scope="session")
+def mnist_images() -> UInt8:
+    """Returns MNIST's first 200 test images, `(200, 28, 28)`; the first ten are 7, 2, 1, 0, 4, 1, 4, 9, 5, 9."""
+    return reading.load("MNIST", "test", Path("data"))[0][:200].numpy()

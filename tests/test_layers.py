@@ -1,38 +1,35 @@
-"""A file imports only from files above it in the README's tree."""
+"""Layers and sizes are within their limits, and the README matches."""
 
-import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import mnist_lightning
+from benchmarks import sizes
 
-PACKAGE = Path(mnist_lightning.__file__).parent
-FOLDERS = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]  # each counts as one module
-MODULES = sorted([path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"] + FOLDERS)
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
-TREE = re.findall(r"^    (\w+)(?:\.py|/) ", README.split("## Layout")[1].split("configs/")[0], flags=re.MULTILINE)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
-def siblings(module: str) -> set[str]:
-    found: set[str] = set()
-    paths = (PACKAGE / module).glob("*.py") if module in FOLDERS else [PACKAGE / f"{module}.py"]
-    for node in (node for path in paths for node in ast.walk(ast.parse(path.read_text()))):
-        if isinstance(node, ast.ImportFrom) and node.module == "mnist_lightning":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mnist_lightning."):
-            found |= {node.module.split(".")[1]} - {module}
-        elif isinstance(node, ast.Import):
-            assert not any(alias.name.startswith("mnist_lightning") for alias in node.names)
-    return found
+@pytest.mark.parametrize("name", sizes.LIMITS)
+def test_sizes_are_within_their_limits(name: str) -> None:
+    assert sizes.measure()[1][name] <= sizes.LIMITS[name]
 
 
-def test_the_tree_is_the_folder() -> None:
-    assert sorted(TREE) == MODULES
+def test_layers_import_only_lower_layers() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", TREE)
-def test_imports_go_up(module: str) -> None:
-    assert siblings(module) <= set(TREE[: TREE.index(module)])
+def test_readme_lists_every_package_and_the_reading_path() -> None:
+    tree = README.split("## Layout")[1].split("```")[1]
+    listed = re.findall(r"^    ([\w.]+)/? ", tree, flags=re.MULTILINE)
+    modules = {path.stem for path in sizes.PACKAGE.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in sizes.PACKAGE.glob("*/__init__.py")}
+    assert {name.removesuffix(".py") for name in listed} == modules | packages
+    paths = re.findall(r"`mnist_lightning/(\S+\.py)`", README)
+    assert [path for path in paths if path in sizes.READING_PATH] == list(sizes.READING_PATH)

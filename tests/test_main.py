@@ -1,13 +1,13 @@
-"""The door answers at once, and tells what it does not know."""
+"""The entry point answers at once, and reports what it does not know."""
 
+import importlib
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
 
-from mnist_lightning import __main__ as door
-from mnist_lightning import cli, serving
+from mnist_lightning import __main__ as entry
 
 
 def test_help_lists_every_command_and_imports_no_torch() -> None:
@@ -17,26 +17,37 @@ def test_help_lists_every_command_and_imports_no_torch() -> None:
         "print(sorted({'torch', 'lightning', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == door.HELP + "[]\n"
-    for name in door.COMMANDS:
+    assert done.stdout == entry.HELP + "[]\n"
+    for name in entry.COMMANDS:
         assert name in done.stdout
-        assert callable(getattr(serving if name == "serve" else cli, name))
+        assert callable(
+            getattr(importlib.import_module(f"mnist_lightning.commands.{entry.MODULES.get(name, name)}"), name)
+        )
 
 
 @pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
 def test_help(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    door.main(args)
-    assert capsys.readouterr().out == door.HELP
+    entry.main(args)
+    assert capsys.readouterr().out == entry.HELP
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    door.main(["--version"])
+    entry.main(["--version"])
     assert capsys.readouterr().out == f"mnist_lightning {version('mnist_lightning')}\n"
 
 
-def test_an_unknown_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        door.main(["train"])
+        entry.main(["train"])
     assert error.value.code == 2
     commands = "fit, validate, test, predict, tune, export, serve"
-    assert capsys.readouterr().err == f"error: no command 'train'; choose one of {commands}\n"
+    assert capsys.readouterr().err == f"error: unknown command 'train'; choose one of {commands}\n"
+
+
+def test_errors_of_other_processes_are_not_repeated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit):
+        entry.main(["train"])
+    assert capsys.readouterr().err == ""

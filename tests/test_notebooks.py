@@ -10,7 +10,7 @@ PATH = Path(__file__).parent.parent / "notebooks" / "mnist_walkthrough.ipynb"
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[list[str]]:
-    """Returns the kinds of output of each code cell; how many pieces a text comes in is chance."""
+    """Returns the kinds of output of each code cell; how output is chunked varies between runs."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [list(dict.fromkeys(output.get("name", "figure") for output in cell.outputs)) for cell in cells]
 

@@ -1,0 +1,233 @@
+"""Builds a command's model, data module, trainer and run folder from its flags."""
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from mnist_lightning import console
+from mnist_lightning.arguments import flags as command_flags
+from mnist_lightning.arguments import settings
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.files import UnwritableError, write_atomically
+from mnist_lightning.models import Classifier, Ensemble
+from mnist_lightning.models.classifier import class_path
+from mnist_lightning.models.ensemble import known_classes
+from mnist_lightning.runs import checkpoints, folders
+from mnist_lightning.training import tensorboard
+from mnist_lightning.training.history import TrainingHistory
+from mnist_lightning.training.resume import ExactResume, check_unchanged
+from mnist_lightning.training.saving import BestCheckpoint, make_last_checkpoint
+
+
+class CLI(LightningCLI):
+    """Parses the flags of a command, and builds its model, data module and trainer, or raises a UserError.
+
+    Flags override configs, those the checkpoint's options, and those the defaults in the signatures.
+
+    Attributes:
+        checkpoint: The checkpoint that the command starts from; None for a `fit` from scratch or an ensemble.
+        history: The history of a `fit`.
+    """
+
+    checkpoint: checkpoints.Checkpoint | None = None
+
+    def __init__(
+        self,
+        command: str,
+        flags: Sequence[str],
+        callbacks: Sequence[Callback] = (),
+        add_flags: Callable[[LightningArgumentParser], None] = lambda parser: None,
+    ) -> None:
+        self.command, self.callbacks, self.add_flags = command, callbacks, add_flags
+        self.history = TrainingHistory()
+        _hide_notices()
+        try:
+            super().__init__(
+                Classifier,
+                MNISTDataModule,
+                save_config_callback=None,
+                trainer_defaults=dict(settings.DEFAULTS),
+                seed_everything_default=0,
+                parser_kwargs={"prog": console.command_line(command), "exit_on_error": False, "allow_abbrev": False},
+                subclass_mode_model=True,
+                args=list(flags),
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except UserError:
+            raise
+        except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
+            raise UserError(_explain(error, command)) from error
+        console.console.quiet = not self.trainer.is_global_zero
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds `--ckpt_path` and the command's own flags, and links the model's arguments to the data's."""
+        for name in command_flags.LINKED:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+        text = "Checkpoint: a file, best or last of the newest run, or pretrained (default: best)."
+        text = "Checkpoint to resume: a file, or last (default: train a new model)." if self.command == "fit" else text
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
+        self.add_flags(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the checkpoint's options, then the flags, which override them."""
+        flags = command_flags.normalize(args)
+        stored = None
+        if not {"-h", "--help", "--model.help"} & set(flags):
+            ckpt_path, root_dir = command_flags.named_checkpoint(flags)
+            if ckpt_path := ckpt_path or (None if self.command == "fit" else "best"):
+                logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
+                stored = checkpoints.read(folders.find_checkpoint(ckpt_path, logs_dir, self.command == "fit"))
+        self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored), *flags])
+        if isinstance(seed := self.config.seed_everything, bool):
+            raise UserError(f"--seed_everything {seed} is not allowed; it must be a number, to make the run repeatable")
+        if self.config.model.class_path != class_path(Ensemble):
+            self.checkpoint = stored
+        elif self.command == "fit" or self.config.ckpt_path:
+            raise UserError("an Ensemble consists of trained checkpoints; it takes no --ckpt_path and can't be trained")
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data module and trainer, and loads the checkpoint's weights."""
+        super().instantiate_classes()
+        if stored := self.checkpoint:
+            self._load(stored)
+            if self.command == "fit":
+                check_unchanged(stored, self.model.hparams, self.datamodule.hparams, self.config.trainer)
+            if self.trainer.world_size > 1:
+                # Lightning starts the other processes with these flags; by then, another run may be the newest.
+                sys.argv.append(f"--ckpt_path={stored.path}")
+
+    def _load(self, stored: checkpoints.Checkpoint) -> None:
+        chosen, num_classes = class_path(type(self.model)), len(self.datamodule.class_names)
+        problem = f"checkpoint {stored.path} holds a {stored.model_class}"
+        if chosen != stored.model_class:
+            raise UserError(f"{problem}, not a {chosen}; use --model {stored.model_class}")
+        if (num_stored := len(stored.model_options.get("class_names", ()))) != num_classes:
+            other = f"{self.datamodule.dataset} has {num_classes}; choose another --data.dataset or --ckpt_path"
+            raise UserError(f"{problem} with {num_stored} classes, but {other}")
+        try:
+            self.model.load_state_dict(stored.weights)
+        except RuntimeError as error:
+            mismatch = str(error).splitlines()[1].strip()
+            raise UserError(f"{problem} of another shape ({mismatch}); omit the flags that change it") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer with this package's callbacks, except those that flags disable."""
+        config = self.config_init.trainer
+        settings.check(self.command, config)
+        callbacks = [*self.callbacks]
+        if has_bar := config.enable_progress_bar or (config.enable_progress_bar is None and sys.stdout.isatty()):
+            callbacks.append(TQDMProgressBar(refresh_rate=50))  # each update formats all metrics
+        if self.command == "fit":
+            callbacks += [self.history, ExactResume()]
+            if config.enable_checkpointing is not False and not config.fast_dev_run:
+                callbacks += [BestCheckpoint(), make_last_checkpoint()]
+        self.trainer_defaults["callbacks"] = callbacks
+        plugins = config.plugins or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoints.DurableIO()]
+        if not torch.cuda.is_available():
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning sets 1, which makes each step look for a GPU
+        # The logger is created with the run folder, after all input has been checked.
+        self.uses_default_logger = config.logger is True and not config.fast_dev_run
+        logger = False if self.uses_default_logger else config.logger
+        try:
+            return super().instantiate_trainer(plugins=plugins, enable_progress_bar=has_bar, logger=logger)
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            names = ("accelerator", "devices", "strategy")
+            given = [f"--trainer.{name} {config[name]}" for name in names if config[name] != "auto"]
+            advice = "; --trainer.accelerator auto uses what is available" if given else ""
+            raise UserError(f"{' '.join(given) or '--trainer'}: {one_line(error).rstrip('!.')}{advice}") from error
+
+    @property
+    def ckpt_paths(self) -> list[Path]:
+        """The checkpoint, or those of an ensemble's members."""
+        if isinstance(self.model, Ensemble):
+            return self.model.ckpt_paths
+        return [self.checkpoint.path] if self.checkpoint else []
+
+    def find_or_make_run_dir(self) -> Path:
+        """Returns the run folder of the checkpoint, or creates a new one."""
+        if self.checkpoint and self.checkpoint.run_dir:
+            return self.checkpoint.run_dir
+        logs_dir = Path(self.trainer.default_root_dir) / folders.LOGS_DIR
+        with contextlib.suppress(ValueError):
+            logs_dir = logs_dir.relative_to(Path.cwd())
+        return folders.make_run_dir(logs_dir)
+
+    @contextlib.contextmanager
+    def open_run(self) -> Iterator[Path | None]:
+        """Locks the run folder of a `fit`, records config and environment there, and attaches callbacks and logger.
+
+        It does nothing in the other processes of a run, or with `fast_dev_run`, and yields None then.
+        """
+        trainer, stored, config = self.trainer, self.checkpoint, self.config.clone()
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            yield None
+            return
+        run_dir, is_resumed = self.find_or_make_run_dir(), bool(stored and stored.run_dir)
+        with folders.locked(run_dir):
+            try:
+                if not is_resumed:
+                    config.ckpt_path = None
+                    write_atomically(run_dir / "config.yaml", self.parser.dump(config, skip_none=False))
+                device, processor = str(trainer.strategy.root_device), torch.backends.cpu.get_cpu_capability()
+                details = {"seed": config.seed_everything, "device": device, "processor": processor}
+                details |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
+                folders.record_environment(run_dir, **details)
+            except UnwritableError:
+                if not is_resumed:
+                    shutil.rmtree(run_dir, ignore_errors=True)
+                raise
+            self.history.run_dir = run_dir
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                    callback.dirpath = str(run_dir / "checkpoints")
+            if self.uses_default_logger:
+                # TensorBoard drops what an interrupted run logged after its checkpoint.
+                purge_step = stored.num_steps if stored and is_resumed else None
+                trainer.loggers = [tensorboard.make_logger(run_dir, purge_step)]
+            yield run_dir
+
+
+def _explain(error: Exception, command: str) -> str:
+    """Returns a jsonargparse error without the types and values that it repeats for each alternative."""
+    text = str(error)
+    key = text.partition("\n")[0] if text.startswith("Parser key") and "Errors:" in text else ""
+    reason = text.rpartition("Errors:")[2].partition("Given value")[0].replace("- Expected a <class 'NoneType'>", "")
+    line = " ".join(f"{key} {reason}".replace(" - ", " ").split())
+    if isinstance(error, argparse.ArgumentError):
+        names = ", ".join(model.__name__ for model in known_classes().values())
+        line += f"; models are {names}" if 'key "model"' in text else ""
+        line += f"; see {console.command_line(command, '--help')}"
+    return line
+
+
+def _hide_notices() -> None:
+    """Hides Lightning's notices about seeds and hardware, its advertisements, and advice that is wrong here."""
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # This one reports which worker process died.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    for message in (
+        ".*does not have many workers.*",  # loading images from memory in other processes is slower
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning calls torch's pytree by a deprecated name
+        ".*Checkpoint directory .* exists and is not empty.*",  # expected when resuming
+        ".*The dirpath has changed from .*",  # a resumed run was moved
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,75 @@
+"""Flags before parsing: their order, lists of values, the checkpoint that they name, and the flags that it adds."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.files import read_yaml
+from mnist_lightning.models.ensemble import known_classes
+from mnist_lightning.runs.checkpoints import Checkpoint
+
+LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
+"""Flags that take several values, one after the other, as a shell expands a pattern."""
+LINKED = ("class_names", "mean", "std")
+"""Model arguments that come from the data module, so that a checkpoint is enough to rebuild the model."""
+
+
+def normalize(flags: Sequence[str]) -> list[str]:
+    """Moves configs to the front, so that flags override them wherever they stand, and joins lists of values."""
+    for name in LINKED:
+        if {f"--model.init_args.{name}", f"--model.{name}"} & {flag.partition("=")[0] for flag in flags}:
+            raise UserError(f"--model.init_args.{name} comes from the data; use the flags that begin with --data")
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
+    known, others = scan.parse_known_args(flags)
+    joined: list[str] = []
+    for flag in others:
+        if len(joined) > 1 and joined[-2] in LISTS and not flag.startswith("--"):
+            joined[-1] = json.dumps([*json.loads(joined[-1]), flag])
+        elif joined and joined[-1] in LISTS and not flag.startswith(("--", "[")):
+            joined.append(json.dumps([flag]))
+        else:
+            joined.append(flag)
+    return [*(f"--config={path}" for path in known.config), *joined]
+
+
+def named_checkpoint(flags: Sequence[str]) -> tuple[str | None, str | None]:
+    """Returns the checkpoint that flags or configs name, and the folder that contains `lightning_logs`."""
+    ckpt_path = root_dir = None
+    for flag in flags:
+        if flag.startswith("--config=") and isinstance(config := read_yaml(Path(flag.partition("=")[2])), dict):
+            ckpt_path = config.get("ckpt_path") or ckpt_path
+            trainer = config.get("trainer")
+            root_dir = trainer.get("default_root_dir") or root_dir if isinstance(trainer, dict) else root_dir
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--ckpt_path", nargs="?")
+    scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
+    scan.add_argument(*LISTS[:2], nargs="?", dest="members", type=yaml.safe_load)
+    given = scan.parse_known_args(flags)[0]
+    first = given.members[0] if isinstance(given.members, list) and given.members else None  # for an ensemble's data
+    return given.ckpt_path or first or ckpt_path, given.root_dir or root_dir
+
+
+def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None) -> list[str]:
+    """Returns flags to prepend: a checkpoint's model and data, for `fit` its run's config, or a CNN."""
+    if stored is None:
+        return ["--model=CNN"]
+    if command == "fit":
+        if not stored.run_dir and not any(flag.startswith("--config") for flag in flags):
+            raise UserError(f"checkpoint {stored.path} is not in a run folder; use --config to name the run's config")
+        return [f"--config={stored.run_dir / 'config.yaml'}"] if stored.run_dir else []
+    if stored.model_class not in {*known_classes(), *(flag.rpartition("=")[2] for flag in flags)}:
+        raise UserError(f"checkpoint {stored.path} holds a {stored.model_class}; use --model {stored.model_class}")
+    model = {"init_args": {name: value for name, value in stored.model_options.items() if name not in LINKED}}
+    data = {name: value for name, value in stored.data_options.items() if name != "seed"}
+    try:
+        text = yaml.safe_dump({"model": model, "data": data})
+        if "class_path" in text:
+            raise ValueError("they name a class to import")
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"checkpoint {stored.path} holds options that are not plain values ({error})") from error
+    return [f"--model={stored.model_class}", f"--config={text}"]

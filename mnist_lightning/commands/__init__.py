@@ -1,0 +1,1 @@
+"""The commands: each is a function that takes its flags."""

@@ -1,0 +1,68 @@
+"""The commands `validate` and `test`, and what they share with `predict`: a pass over a split's images."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from mnist_lightning.arguments.cli import CLI
+from mnist_lightning.console import echo
+from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
+from mnist_lightning.reporting import reports
+from mnist_lightning.training import interruptions, tensorboard
+from mnist_lightning.training.gathering import Predictions
+
+
+def run(cli: CLI, predictions: Predictions, num_expected: int) -> bool:
+    """Runs the trainer; returns whether all predictions were gathered, and this process reports them."""
+    options = {"return_predictions": False} if cli.command == "predict" else {"verbose": False}
+    try:
+        with interruptions.handled(cli.trainer):
+            getattr(cli.trainer, cli.command)(cli.model, cli.datamodule, **options)
+    except KeyboardInterrupt:
+        echo("stopped     nothing was written")
+        raise
+    num_images = len(predictions.labels)
+    if num_images < num_expected:
+        echo(f"partial     {num_images:,} of {num_expected:,} images; nothing was written")
+    return bool(cli.trainer.is_global_zero) and num_images == num_expected
+
+
+def validate(flags: Sequence[str]) -> None:
+    """Scores a checkpoint on the validation images, with a report."""
+    _score("validate", "val", flags)
+
+
+def test(flags: Sequence[str]) -> None:
+    """Scores a checkpoint on the test images, with a report."""
+    _score("test", "test", flags)
+
+
+def _score(command: str, stage: str, flags: Sequence[str]) -> None:
+    predictions = Predictions()
+    cli = CLI(command, flags, [predictions])
+    data = cli.datamodule
+    data.setup(command)
+    is_complete = run(cli, predictions, len(data.test_labels if stage == "test" else data.val_indices))
+    accuracy, loss = (cli.trainer.callback_metrics[f"{stage}/{name}"].item() for name in ("accuracy", "loss"))
+    checkpoint = ", ".join(map(str, cli.ckpt_paths))
+    echo(f"checkpoint  {checkpoint}")
+    echo(f"{stage:<11} accuracy {accuracy:.2%}, loss {loss:.4f}, {len(predictions.labels):,} images of {data.dataset}")
+    if not is_complete:
+        return
+    details = {
+        "loss": loss,
+        "dataset": data.dataset,
+        "checkpoint": checkpoint,
+        "versions": {package: version(package) for package in ("mnist_lightning", "torch", "lightning")},
+    }
+    images = data.test_images if stage == "test" else data.train_images[data.val_indices]
+    suspected = SUSPECTED_LABEL_ERRORS if (data.dataset, stage) == ("MNIST", "test") else ()
+    labels, probabilities, run_dir = predictions.labels, predictions.probabilities, cli.find_or_make_run_dir()
+    drawn = reports.write_report(run_dir / stage, images, labels, probabilities, data.class_names, details, suspected)
+    if stage == "test":
+        logger, step = tensorboard.make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
+        logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
+        for name, figure in drawn.items():
+            logger.experiment.add_figure(f"test/{name}", figure, step)
+        logger.finalize("success")
+    echo((run_dir / stage / "classification_report.txt").read_text())
+    echo(f"report      {run_dir / stage}")

@@ -1,0 +1,40 @@
+"""The command `export`: writes a checkpoint as a verified ONNX file."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from mnist_lightning.arguments.cli import CLI
+from mnist_lightning.console import command_line, echo
+from mnist_lightning.errors import needs_extra
+
+
+def _add_flags(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--output", type=str, default="model.onnx", help="ONNX file to write.")
+
+
+def export(flags: Sequence[str]) -> None:
+    """Writes a checkpoint as one ONNX file, after verifying that it predicts the same."""
+    with needs_extra("export"):
+        from mnist_lightning.serving.onnx_file import export_onnx
+    cli = CLI("export", flags, add_flags=_add_flags)
+    data, path = cli.datamodule, Path(cli.config.output)
+    data.setup("test")
+    details = {
+        "model": type(cli.model).__name__,
+        "dataset": data.dataset,
+        "checkpoint": ", ".join(map(str, cli.ckpt_paths)),
+        "checkpoint_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in cli.ckpt_paths),
+        **{package: version(package) for package in ("mnist_lightning", "torch")},
+    }
+    difference, accuracy = export_onnx(cli.model, path, data.test_images, data.test_labels, details)
+    echo(f"checkpoint  {details['checkpoint']}")
+    echo(
+        f"verified    {len(data.test_images):,} images: the same predictions, probabilities within {difference:.1e}, "
+        f"accuracy {accuracy:.2%}"
+    )
+    echo(f"model       {path}, {path.stat().st_size / 1e6:.2f} MB")
+    echo(f"next        {command_line('serve', '--model', path)}")

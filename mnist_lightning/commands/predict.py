@@ -1,0 +1,113 @@
+"""The command `predict`: predictions for the test images, or for the user's own images, as a CSV file."""
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.progress import track
+
+from mnist_lightning.arguments.cli import CLI
+from mnist_lightning.commands import evaluation
+from mnist_lightning.console import console, echo
+from mnist_lightning.errors import UserError, check_range
+from mnist_lightning.images import Digit, find_digits, join_lines
+from mnist_lightning.images.reading import find_files
+from mnist_lightning.reporting import figures, reports
+from mnist_lightning.training.gathering import Predictions
+
+Digits = list[tuple[Path, Digit]]  # each digit with the file that it was found in, in order
+
+
+def _add_flags(parser: LightningArgumentParser) -> None:
+    text = "CSV file to write (default: predictions.csv in the run folder)."
+    parser.add_argument("--output", type=str | None, default=None, help=text)
+    text = "Your own images: files, folders or patterns (default: the dataset's test images)."
+    parser.add_argument("--images", type=list[str] | None, default=None, help=text)
+    text = "Whether an image holds one digit, or many in lines of separate ones."
+    parser.add_argument("--digits", type=Literal["one", "many"], default="one", help=text)
+    text = "Predictions below this confidence, in [0, 1], are left empty."
+    parser.add_argument("--min_confidence", type=float, default=0.0, help=text)
+
+
+def predict(flags: Sequence[str]) -> None:
+    """Writes a checkpoint's predictions to a CSV file; exits with status 3 if some images can't be read."""
+    predictions = Predictions()
+    cli = CLI("predict", flags, [predictions], _add_flags)
+    options, data = cli.config, cli.datamodule
+    check_range("--min_confidence", options.min_confidence, 0 <= options.min_confidence <= 1, "between 0 and 1")
+    output, digits, files = Path(options.output or ""), None, find_files(options.images) if options.images else []
+    if options.digits == "many" and not files:
+        raise UserError("--digits many needs --images")
+    if files:
+        for path in (output, _sheet_path(output)) if options.output else ():
+            if path.resolve() in {file.resolve() for file in files}:
+                raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
+        digits = _read(files, many=options.digits == "many")
+        if len(digits) < (num_processes := cli.trainer.world_size):
+            few = f"{len(digits)} digits are too few for {num_processes} processes"
+            raise UserError(f"{few}; lower --trainer.devices")
+        data.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in digits])))
+    data.setup("predict")
+    if not evaluation.run(cli, predictions, len(data.test_labels)):
+        return
+    _write(cli, predictions, digits, output if options.output else cli.find_or_make_run_dir() / "predictions.csv")
+    if num_unreadable := len(set(files) - {path for path, _ in digits or []}):
+        echo(f"unreadable  {num_unreadable:,} of {len(files):,} images")
+        raise SystemExit(3)
+
+
+def _sheet_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_sheet.png")
+
+
+def _read(files: Sequence[Path], many: bool) -> Digits:
+    """Finds the digits in images, several images at a time; images that can't be read are reported and skipped."""
+
+    def find(path: Path) -> list[Digit] | Exception:
+        try:
+            return find_digits(path, many)
+        except (UserError, OSError) as error:
+            return error
+
+    found: Digits = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy does most of the work, and releases the GIL
+        progress = track(files, "reading", console=console, transient=True, disable=console.quiet)
+        for path, result in zip(progress, pool.map(find, files), strict=True):
+            if isinstance(result, list):
+                found += [(path, digit) for digit in result]
+            elif not console.quiet:
+                print(f"unreadable: {result}", file=sys.stderr)
+    if not found:
+        echo(f"unreadable  {len(files):,} of {len(files):,} images; nothing was written")
+        raise SystemExit(3)
+    return found
+
+
+def _write(cli: CLI, predictions: Predictions, digits: Digits | None, path: Path) -> None:
+    """Writes the CSV file and, for the user's own images, a contact sheet of what the model saw."""
+    options, data, probabilities = cli.config, cli.datamodule, predictions.probabilities
+    confidences, classes = probabilities.max(1)
+    texts = [data.class_names[index] for index in classes.tolist()]
+    sources = [f"{data.dataset}/test/{index}" for index in range(len(texts))]
+    extra = {"target": [data.class_names[label] for label in predictions.labels.tolist()]}
+    if digits is not None:
+        sources, extra = [str(file) for file, _ in digits], {}
+        if options.digits == "many":
+            names = ("left", "top", "width", "height")
+            extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
+            for file, group in itertools.groupby(zip(digits, texts, strict=True), key=lambda item: item[0][0]):
+                echo(f"{file}: {' / '.join(join_lines([(digit, text) for (_, digit), text in group]))}")
+        sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences.tolist())
+        reports.write_figure(_sheet_path(path), sheet)
+    minimum = options.min_confidence
+    num_empty = reports.write_predictions(path, sources, probabilities, data.class_names, extra, minimum)
+    if num_empty:
+        echo(f"uncertain   {num_empty:,} of {len(texts):,} predictions have a confidence below {minimum:g}")
+    echo(f"predictions {path}")

@@ -1,0 +1,75 @@
+"""The command `serve`: a page to draw on, and a JSON API. No torch here: another process exports a checkpoint."""
+
+import argparse
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from mnist_lightning.console import command_line, program
+from mnist_lightning.errors import Parser, UserError, check_range, interrupt, needs_extra
+from mnist_lightning.runs import folders
+
+
+def serve(flags: Sequence[str]) -> None:
+    """Serves until Ctrl-C or SIGTERM."""
+    args = _parse(flags)
+    signal.signal(signal.SIGTERM, interrupt)
+    with needs_extra("serve"):
+        from mnist_lightning.serving.app import create_app
+        from mnist_lightning.serving.runtime import ExportedClassifier
+        from mnist_lightning.serving.server import run
+    with _listen(args.host, args.port) as listener:
+        path = args.model or _exported(args.ckpt_path)
+        classifier = ExportedClassifier(path)
+        host, port = listener.getsockname()[:2]
+        print(f"model       {path}, {classifier.metadata['model']} on {classifier.metadata['dataset']}")
+        print(f"ready       http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C to stop)", flush=True)
+        run(create_app(classifier), listener)
+
+
+def _parse(flags: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(command_line("serve"), description="A page to draw on, and a JSON API.", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", help="file, best, last or pretrained (default: best if any, else pretrained)")
+    parser.add_argument("--model", type=Path, help="ONNX file written by export, instead of a checkpoint")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 listens on all addresses (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 chooses a free one (default: 8000)")
+    args = parser.parse_args(flags)
+    if args.model and args.ckpt_path:
+        raise UserError("--model and --ckpt_path are both given; omit one of them")
+    check_range("--port", args.port, 0 <= args.port <= 65535, "between 0 and 65535")
+    return args
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        problem = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise UserError(f"can't listen on --host {host} --port {port}: {problem}; change one of them") from error
+
+
+def _exported(ckpt_path: str | None) -> Path:
+    """Returns the cached ONNX file of a checkpoint, exporting it on first use."""
+    try:
+        checkpoint = folders.find_checkpoint(ckpt_path or "best")
+    except UserError:
+        if ckpt_path:
+            raise
+        checkpoint = folders.PRETRAINED
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_lightning"
+    path = cache / f"{digest[:32]}-{version('mnist_lightning')}.onnx"
+    if not path.exists():
+        print(f"exporting   {checkpoint}, once", flush=True)
+        flags = ["export", "--ckpt_path", str(checkpoint), "--output", str(path)]
+        done = subprocess.run([sys.executable, *program()[1:], *flags], stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise SystemExit(done.returncode)  # it has printed the reason
+    return path

@@ -1,0 +1,1 @@
+"""The data: datasets, verified files, the data module and augmentation."""

@@ -1,0 +1,127 @@
+"""Random distortions for training: one for each image, for a whole batch in a few tensor operations."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnist_lightning.errors import check_range
+
+LIMITS = {"rotation": 180, "shear": 80, "scale": 0.9, "background": 1, "contrast": 1, "inversion": 1, "light_share": 1}
+"""Upper limits; the other arguments have none."""
+
+
+class Distortion(NamedTuple):
+    """The distortion of each of N images, in the order of its steps; float32, lengths in pixels."""
+
+    scale: Tensor  # (N, 2), factors of width and height
+    shear: Tensor  # (N,), how far a point moves to the right for each pixel below the center
+    angle: Tensor  # (N,), counter-clockwise, in radians
+    shift: Tensor  # (N, 2), to the right and down
+    elastic: Tensor  # (N, 2, K, K), displacements of a grid of nodes, from the top left to the bottom right
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random distortions of training images; each image draws its own, uniformly up to these limits.
+
+    Args:
+        rotation: Largest angle either way, in degrees.
+        shift: Largest shift along each axis, in pixels.
+        scale: Largest change of width and of height, as a fraction.
+        shear: Largest slant of verticals either way, in degrees.
+        elastic: Standard deviation of the displacements of a grid of nodes, in pixels; interpolated smoothly.
+        elastic_nodes: Nodes along each side of that grid.
+        background: Brightness of the brightest paper, in [0, 1], lit unevenly.
+        contrast: Largest loss of contrast between ink and paper, in [0, 1].
+        inversion: Fraction of the images changed by light that become dark ink on light paper, in [0, 1].
+        noise: Largest standard deviation of pixel noise.
+        erasing: Longest side of a rectangle of random brightness that covers part of the image, in pixels.
+        light_share: Fraction of the images that background, contrast, inversion, noise and erasing apply to.
+
+    Raises:
+        UserError: A limit is out of its range.
+
+    Source: Simard et al. 2003 (ICDAR) for elastic distortions; Zhong et al. 2017 (arXiv:1708.04896) for erasing.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
+    elastic_nodes: int = 6
+    background: float = 0.0
+    contrast: float = 0.0
+    inversion: float = 0.0
+    noise: float = 0.0
+    erasing: float = 0.0
+    light_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the limits."""
+        check_range("augmentation.elastic_nodes", self.elastic_nodes, self.elastic_nodes > 1, "2 or more")
+        for name, value in asdict(self).items():
+            limit = LIMITS.get(name, math.inf)
+            allowed = f"between 0 and {limit:g}" if name in LIMITS else "0 or more"
+            check_range(f"augmentation.{name}", value, 0 <= value <= limit, allowed)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns distorted images `(N, 1, H, H)` float32 in [0, 1], bright ink; the generator is on their device."""
+        if self.rotation or self.shift or self.scale or self.shear or self.elastic:
+            images = distort(images, self.draw(len(images), generator))
+        if self.background or self.contrast or self.inversion or self.noise or self.erasing:
+            images = self._change_light(images, generator)
+        return images
+
+    def draw(self, num_images: int, generator: torch.Generator) -> Distortion:
+        """Draws a distortion for each of `num_images` images."""
+
+        def uniform(limit: float, *shape: int) -> Tensor:
+            numbers = torch.rand(num_images, *shape, generator=generator, device=generator.device)
+            return (2 * numbers - 1) * limit
+
+        shape = (num_images, 2, self.elastic_nodes, self.elastic_nodes)
+        return Distortion(
+            scale=1 + uniform(self.scale, 2),
+            shear=uniform(math.radians(self.shear)).tan(),
+            angle=uniform(math.radians(self.rotation)),
+            shift=uniform(self.shift, 2),
+            elastic=self.elastic * torch.randn(shape, generator=generator, device=generator.device),
+        )
+
+    def _change_light(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        num_images, _, height, width = images.shape
+
+        def rand(*shape: int) -> Tensor:
+            return torch.rand(num_images, 1, *shape, generator=generator, device=images.device)
+
+        is_changed = rand(1, 1) < self.light_share
+        lights = torch.lerp(rand(1, 1), rand(3, 3), rand(1, 1)) * rand(1, 1)  # even to uneven, dim to bright
+        paper = F.interpolate(self.background * lights, (height, width), mode="bilinear", align_corners=True)
+        changed = paper + (1 - paper) * (1 - self.contrast * rand(1, 1)) * images
+        changed = torch.where(rand(1, 1) < self.inversion, 1 - changed, changed)
+        if self.noise:
+            noise = torch.randn(images.shape, generator=generator, device=images.device)
+            changed = changed + self.noise * rand(1, 1) * noise
+        if self.erasing:
+            rows = (torch.arange(height, device=images.device) - height * rand(1)).abs() < self.erasing / 2 * rand(1)
+            columns = (torch.arange(width, device=images.device) - width * rand(1)).abs() < self.erasing / 2 * rand(1)
+            changed = torch.where(rows.unsqueeze(3) & columns.unsqueeze(2), rand(1, 1), changed)
+        return torch.where(is_changed, changed.clamp(0, 1), images)
+
+
+def distort(images: Tensor, distortion: Distortion) -> Tensor:
+    """Distorts images `(N, 1, H, H)` float32 around their centers; bilinear, and 0 beyond the edges."""
+    size = images.shape[-1]
+    cos, sin, shear = distortion.angle.cos(), distortion.angle.sin(), distortion.shear
+    # Each output pixel is sampled from where it came from, so the steps are inverted, the last one first.
+    rows = torch.stack([cos - shear * sin, -sin - shear * cos, sin, cos], 1).view(-1, 2, 2)
+    inverse = rows / distortion.scale.unsqueeze(2)
+    origin = inverse @ -distortion.shift.unsqueeze(2) * (2 / size)  # affine_grid's unit is half an image
+    grid = F.affine_grid(torch.cat([inverse, origin], 2), list(images.shape), align_corners=False)
+    bend = F.interpolate(distortion.elastic * (2 / size), (size, size), mode="bicubic", align_corners=True)
+    return F.grid_sample(images, grid + bend.permute(0, 2, 3, 1), align_corners=False)

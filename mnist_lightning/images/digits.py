@@ -1,0 +1,113 @@
+"""From any image to digits in MNIST's format: light ink, scaled to 20 pixels, centered by mass. No torch here."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from mnist_lightning.images.ink import border, find_ink
+from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, describe, read_image
+from mnist_lightning.images.segmentation import merge, split
+
+WORKING_SIZES = {"one": 700, "many": 2000}
+"""Longest side, in pixels, at which one digit or many are searched; larger images are downscaled."""
+MIN_SIZE = 64  # smaller images are enlarged to this, so that a stroke is several pixels wide
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A digit and where it was found, in pixels of the image."""
+
+    image: npt.NDArray[np.uint8]  # (28, 28), as in MNIST
+    left: int
+    top: int
+    width: int
+    height: int
+    line: int = 0  # of text, counted from 0
+
+
+def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
+    """Returns the digits in an image file, or in its content: one, or many in lines, in reading order.
+
+    Raises:
+        ImageError: The image can't be used, or is blank.
+        OSError: The file can't be read.
+    """
+    image = read_image(source, max_pixels)
+    if is_mnist(image):
+        return [Digit((image * 255).round().astype(np.uint8), 0, 0, 28, 28)]
+    longer = max(image.shape)
+    factor = longer / min(max(longer, MIN_SIZE), WORKING_SIZES["many" if many else "one"])
+    try:
+        ink = find_ink(_resize(image, factor))
+        lines = split(ink) if many else [[merge(ink)]]
+    except BlankImageError as error:
+        raise BlankImageError(f"{describe(source)} is blank: {error}") from error
+    digits = []
+    for line, pieces in enumerate(lines):
+        for (rows, columns), mask in pieces:
+            digit = to_mnist(np.where(mask, ink[rows, columns], 0))
+            edges = (columns.start, rows.start, columns.stop, rows.stop)
+            left, top, right, bottom = (round(edge * factor) for edge in edges)
+            digits.append(Digit(digit, left, top, right - left, bottom - top, line))
+    return digits
+
+
+def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
+    """Returns the text of each line, given an image's digits in reading order with their predictions."""
+    lines = itertools.groupby(digits, key=lambda item: item[0].line)
+    return ["".join(text for _, text in line) for _, line in lines]
+
+
+def is_mnist(image: Gray) -> bool:
+    """Returns whether an image is already a digit in MNIST's format, to be kept unchanged."""
+    if image.shape != (28, 28) or image.max() < 0.5 or np.median(image) > 0:
+        return False
+    center = ndimage.center_of_mass(image)
+    return bool(border(image).mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in center))
+
+
+def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
+    """Returns a digit's ink, cropped tightly, in the format of NIST and MNIST: `(28, 28)` uint8.
+
+    Source: MNIST's preprocessing as reconstructed by Yadav and Bottou 2019 (arXiv:1905.10498).
+    """
+    height, width = ink.shape
+    scale = 20 / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    small = np.asarray(Image.fromarray(_thicken(ink)).resize(size, method))
+    small = np.clip(small / small.max(), 0, 1)
+    row, column = ndimage.center_of_mass(small)
+    top, left = (
+        min(max(int(15 - place), 0), 28 - side) for place, side in zip((row, column), small.shape, strict=True)
+    )
+    image = np.zeros((28, 28), np.uint8)
+    image[top : top + small.shape[0], left : left + small.shape[1]] = (small * 255).round()
+    return image
+
+
+def _resize(image: Gray, factor: float) -> Gray:
+    if factor == 1:
+        return image
+    size = round(image.shape[1] / factor) or 1, round(image.shape[0] / factor) or 1
+    method = Image.Resampling.BOX if factor > 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize(size, method)).clip(0, 1)
+
+
+def _thicken(ink: Gray) -> Gray:
+    """Widens strokes that are thinner than MNIST's thinnest, about a twelfth of the digit's size."""
+    mask = ink > 0.5
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    ridge = depth[(depth == ndimage.maximum_filter(depth, 3)) & mask]
+    stroke = 2 * float(np.median(ridge)) if len(ridge) else 1
+    missing = max(ink.shape) / 12 - stroke
+    if missing < 1:
+        return ink
+    thick: Gray = ndimage.grey_dilation(ink, size=(round(missing) + 1,) * 2)
+    return thick

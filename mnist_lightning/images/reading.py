@@ -1,0 +1,102 @@
+"""Reading the user's images: files, folders and patterns; PNG, JPEG, WebP, BMP, TIFF and GIF. No torch here."""
+
+import glob
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mnist_lightning.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_BYTES = 50_000_000
+MAX_PIXELS = 50_000_000
+
+Gray = npt.NDArray[np.float32]  # brightness or ink, `(height, width)` float32 in [0, 1]
+
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # filters are global, not per thread
+
+
+class ImageError(UserError):
+    """An image can't be used: it is damaged or animated, or as below."""
+
+
+class BlankImageError(ImageError):
+    """It has no ink."""
+
+
+class LargeImageError(ImageError):
+    """It has too many bytes or pixels."""
+
+
+class UnknownFormatError(ImageError):
+    """It is not an image in one of `FORMATS`."""
+
+
+def find_files(paths: Sequence[str]) -> list[Path]:
+    """Returns files, the images in and below folders, and the matches of patterns, or raises a UserError.
+
+    In folders, only files with an image's suffix or none count.
+    """
+    found: dict[Path, None] = {}
+    for text in paths:
+        path = Path(text)
+        matches = [path] if path.exists() else sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207 - patterns may be absolute
+        files = [file for match in matches for file in (_images_in(match) if match.is_dir() else [match])]
+        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        if not files:
+            raise UserError(f"--images {text} matches no file; use files, folders or a quoted pattern")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} | {""}
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+
+
+def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Gray:
+    """Returns the brightness of an image file, or of its content, upright, with transparency as white.
+
+    Raises:
+        ImageError: It can't be used, or has more than `max_pixels`, and is not decoded.
+        OSError: The file can't be read.
+    """
+    name = describe(source)
+    if (num_bytes := source.stat().st_size if isinstance(source, Path) else len(source)) > MAX_BYTES:
+        raise LargeImageError(f"{name} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}")
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width:,} x {image.height:,}"
+                raise LargeImageError(f"{name} has {size} pixels; the limit is {max_pixels:,}")
+            if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+                raise ImageError(f"{name} is animated; use a still image")
+            return _brightness(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise LargeImageError(f"{name} has far more pixels than the limit of {max_pixels:,}") from error
+    except UnidentifiedImageError as error:
+        raise UnknownFormatError(f"{name} is not in a supported format; use {', '.join(FORMATS)}") from error
+    except (ImageError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # decoders raise all kinds of errors on damaged files
+        raise ImageError(f"{name} is damaged ({error})") from error
+
+
+def describe(source: Path | bytes) -> str:
+    """Returns what an image is called in messages."""
+    return str(source) if isinstance(source, Path) else "the image"
+
+
+def _brightness(image: Image.Image) -> Gray:
+    if image.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+        return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB").convert("L"), dtype=np.float32) / np.float32(255)

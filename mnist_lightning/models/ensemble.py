@@ -1,0 +1,68 @@
+"""Rebuilds models from checkpoints, and combines several into one classifier."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.models.classifier import Classifier, class_path
+from mnist_lightning.runs import checkpoints, folders
+
+
+def known_classes() -> dict[str, type[Classifier]]:
+    """Returns the classifiers that have been imported, by their import paths."""
+    found: dict[str, type[Classifier]] = {}
+    pending: list[type[Classifier]] = [Classifier]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        found |= {class_path(subclass): subclass for subclass in subclasses}
+        pending += subclasses
+    return found
+
+
+def rebuild(stored: checkpoints.Checkpoint) -> Classifier:
+    """Returns a checkpoint's model, in evaluation mode. Classes that a file names are never imported."""
+    model_class = known_classes().get(stored.model_class)
+    if model_class is None:
+        known = ", ".join(known_classes())
+        raise UserError(f"checkpoint {stored.path} holds a {stored.model_class}; import it first (imported: {known})")
+    try:
+        model = model_class(**stored.model_options)
+        model.load_state_dict(stored.weights)
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"checkpoint {stored.path} does not fit this version ({one_line(error)})") from error
+    return model.eval()
+
+
+class Ensemble(Classifier):
+    """Several trained classifiers as one: the mean of their probabilities.
+
+    Args:
+        ckpt_paths: Their checkpoints: files, `best`, `last` or `pretrained`.
+        kwargs: As in `Classifier`.
+    """
+
+    def __init__(self, ckpt_paths: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not ckpt_paths:
+            raise UserError("ckpt_paths is empty; name one or more checkpoints")
+        self.ckpt_paths = [folders.find_checkpoint(path) for path in ckpt_paths]
+        members = [rebuild(checkpoints.read(path)) for path in self.ckpt_paths]
+        for path, member in zip(self.ckpt_paths, members, strict=True):
+            theirs, ours = (
+                {"class_names": model.class_names, "mean": model.hparams["mean"], "std": model.hparams["std"]}
+                for model in (member, self)
+            )
+            if theirs != ours:
+                raise UserError(
+                    f"checkpoint {path} was trained on data with {theirs}, but this data has {ours}; use the same data"
+                )
+        self.members, self.network = members, nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the logarithm of the mean probability, `(N, C)`, for images `(N, 1, 28, 28)` float32."""
+        log_probabilities = [member.calibrated_logits(images).log_softmax(1) for member in self.members]
+        return torch.stack(log_probabilities).logsumexp(0) - math.log(len(self.members))

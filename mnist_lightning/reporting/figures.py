@@ -1,0 +1,120 @@
+"""The figures of a run, each drawn from plain numbers.
+
+Throughout: images `(N, 28, 28)` uint8; labels `(N,)` integers; probabilities `(N, C)` float32; confidences `(N,)`
+float32, the largest probability of each image; confusion `(C, C)` integers with labels in rows; C class names.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mnist_lightning.reporting.reliability import expected_calibration_error, reliability
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) -> Figure:
+    """Draws a confusion matrix: counts as text, each row's fractions as color."""
+    counts = confusion.cpu().numpy()
+    fractions = counts / counts.sum(1, keepdims=True).clip(1)
+    size = 2.2 + 0.42 * len(class_names)
+    figure = Figure(figsize=(size, size), dpi=100)
+    margin = (0.5 + 0.08 * max(map(len, class_names))) / size  # a layout engine would double the drawing time
+    axes = figure.subplots(gridspec_kw={"left": margin, "bottom": margin, "right": 0.98, "top": 1 - 0.4 / size})
+    # The power makes a fraction of 0.001 visible next to a diagonal of nearly 1.
+    axes.imshow(fractions, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
+    font_size = 11 if len(class_names) <= 12 else 6
+    for row, column in zip(*counts.nonzero(), strict=True):
+        color = "white" if fractions[row, column] > 0.2 else "black"
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=font_size)
+    ticks = range(len(class_names))
+    rotation = 90 if max(map(len, class_names)) > 2 else 0
+    axes.set_xticks(ticks, class_names, rotation=rotation)
+    axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="prediction", ylabel="label", title=title)
+    return figure
+
+
+def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confidences: Sequence[float]) -> Figure:
+    """Draws the first hundred images, each with its prediction and confidence."""
+    titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
+    colors = ["black" if confidence >= 0.9 else "firebrick" for confidence in confidences]
+    return _grid(images[:100], titles[:100], colors[:100])
+
+
+def mistakes_figure(
+    images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], suspected: Collection[int] = ()
+) -> Figure:
+    """Draws the fifty most confident mistakes with label, prediction and confidence; suspected label errors in gray."""
+    confidences, predictions = probabilities.max(1)
+    wrong = (predictions != labels).nonzero().squeeze(1)
+    wrong = wrong[confidences[wrong].argsort(descending=True)][:50]
+    titles = [
+        f"{class_names[label]} as {class_names[prediction]}\n{confidence:.1%}{' ?' * (index in suspected)}"
+        for index, label, prediction, confidence in zip(
+            *(values.tolist() for values in (wrong, labels[wrong], predictions[wrong], confidences[wrong])), strict=True
+        )
+    ]
+    colors = ["gray" if index in suspected else "black" for index in wrong.tolist()]
+    return _grid(images[wrong].numpy(), titles, colors, title_lines=2)
+
+
+def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str], title_lines: int = 1) -> Figure:
+    num_columns = max(1, min(len(titles), 10))
+    num_rows = max(1, -(-len(titles) // num_columns))
+    width, top = 34, 2 + 7 * title_lines  # in image pixels
+    canvas = np.zeros((num_rows * (top + 29), num_columns * width), np.uint8)
+    figure = Figure(figsize=(canvas.shape[1] / 30, canvas.shape[0] / 30), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))  # shared by all images; fifty would take half a second
+    for index, (image, title, color) in enumerate(zip(images, titles, colors, strict=True)):
+        row, column = divmod(index, num_columns)
+        x, y = column * width + 3, row * (top + 29) + top
+        canvas[y : y + 28, x : x + 28] = image
+        axes.text(x + 13.5, y - 1.5, title, ha="center", va="bottom", fontsize=9, color=color)
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
+    if not titles:
+        axes.text(width / 2, canvas.shape[0] / 2, "none", ha="center", va="center")
+    axes.axis("off")
+    return figure
+
+
+def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
+    """Draws accuracy against confidence, and below it a histogram of confidence."""
+    bins = [values.numpy() for values in reliability(confidences, is_correct)]
+    counts, means, accuracies = (values[bins[0] > 0] for values in bins)
+    figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
+    errors = np.sqrt(accuracies * (1 - accuracies) / counts)
+    upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
+    title = f"expected calibration error {expected_calibration_error(confidences, is_correct):.2%}"
+    upper.set(ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(-0.02, 1.03))
+    num_bins = len(bins[0])
+    lower.bar((np.arange(num_bins) + 0.5) / num_bins, bins[0], 0.9 / num_bins, color="tab:blue")
+    lower.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))  # so that a single image is visible
+    return figure
+
+
+def curves_figure(history: Sequence[dict[str, float]], best: dict[str, float] | None = None) -> Figure:
+    """Draws loss and accuracy by epoch from the rows of a `TrainingHistory`, and marks the best epoch."""
+    figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for stage, color in (("train", "tab:orange"), ("val", "tab:blue")):
+            rows = [row for row in history if f"{stage}/{metric}" in row]
+            values = [row[f"{stage}/{metric}"] for row in rows]
+            axes.plot([row["epoch"] + 1 for row in rows], values, marker=".", color=color, label=stage)
+        if best:
+            axes.axvline(best["epoch"] + 1, color="gray", linestyle=":", label=f"best epoch: {best['epoch'] + 1:.0f}")
+        axes.set(xlabel="epoch", title=metric, xlim=(history[0]["epoch"] + 0.5, history[-1]["epoch"] + 1.5))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.3)
+        if metric == "loss":
+            axes.legend()
+            if any(value > 0 for line in axes.lines[:2] for value in np.asarray(line.get_ydata())):
+                axes.set_yscale("log")
+    return figure

@@ -1,0 +1,117 @@
+"""Reports: from predictions to text, CSV, JSON and figures. For shapes, see `figures`."""
+
+import csv
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mnist_lightning.files import write_atomically
+from mnist_lightning.reporting import figures
+from mnist_lightning.reporting.reliability import expected_calibration_error
+
+
+def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict: bool = False) -> Any:
+    """Returns scikit-learn's report on a confusion matrix, as text or as a dictionary."""
+    from sklearn import metrics  # takes over a second to import
+
+    counts = confusion.cpu().numpy()
+    labels, predictions = (np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape))
+    classes = {"labels": list(range(len(class_names))), "target_names": class_names}
+    options = {"digits": 4, "output_dict": as_dict, "zero_division": 0.0}
+    return metrics.classification_report(labels, predictions, **classes, **options)
+
+
+def write_report(
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    details: Mapping[str, Any],
+    suspected: Collection[int] = (),
+) -> dict[str, Figure]:
+    """Writes metrics, a classification report, a confusion matrix, and figures, which are returned by name.
+
+    `details` are extra entries of `metrics.json`, `suspected` the indices of labels that may be wrong.
+    """
+    confidences, predictions = probabilities.max(1)
+    is_correct, num_classes = predictions == labels, len(class_names)
+    cells = labels.long() * num_classes + predictions
+    confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    report = classification_report(confusion, class_names, as_dict=True)
+    metrics = {**_summary(confidences, is_correct), "macro_f1": report["macro avg"]["f1-score"], **details}
+    title = f"{int(is_correct.sum()):,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
+    drawn = {
+        "confusion_matrix": figures.confusion_figure(confusion, class_names, title),
+        "reliability": figures.reliability_figure(confidences, is_correct),
+        "mistakes": figures.mistakes_figure(images, labels, probabilities, class_names, suspected),
+    }
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "classification_report.json", report)
+    write_atomically(folder / "classification_report.txt", classification_report(confusion, class_names))
+    rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
+    write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
+    for name, figure in drawn.items():
+        write_figure(folder / f"{name}.png", figure)
+    return drawn
+
+
+def _summary(confidences: Tensor, is_correct: Tensor) -> dict[str, Any]:
+    from scipy.stats import binomtest  # takes a second to import
+
+    num_images, num_correct = len(is_correct), int(is_correct.sum())
+    return {
+        "accuracy": num_correct / num_images,
+        "accuracy_95_percent_interval": [*binomtest(num_correct, num_images).proportion_ci(method="wilson")],
+        "expected_calibration_error": expected_calibration_error(confidences, is_correct),
+        "num_images": num_images,
+    }
+
+
+def write_predictions(
+    path: Path,
+    sources: Sequence[str],
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    extra: Mapping[str, Sequence[object]],
+    min_confidence: float = 0.0,
+) -> int:
+    """Writes a row for each image: source, prediction, confidence, the probability of each class, extra columns.
+
+    Predictions below `min_confidence` are left empty; returns their number.
+    """
+    header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *extra]
+    rows, num_empty = [], 0
+    for source, row, *entries in zip(sources, probabilities.tolist(), *extra.values(), strict=True):
+        confidence = max(row)
+        prediction = class_names[row.index(confidence)] if confidence >= min_confidence else ""
+        num_empty += not prediction
+        rows.append([source, prediction, *(f"{p:.6f}" for p in (confidence, *row)), *entries])
+    write_csv(path, [header, *rows])
+    return num_empty
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Writes rows as comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON for people to read."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,87 @@
+"""Checkpoints: reading them without running or importing what they name, and writing them durably."""
+
+import io
+import os
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.files import UnwritableError, write_atomically
+from mnist_lightning.runs.folders import TRAIN_ONE
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The contents of a checkpoint file."""
+
+    path: Path
+    model_class: str  # import path
+    model_options: dict[str, Any]  # that class's arguments, including class names and normalization
+    data_options: dict[str, Any]  # arguments of the data module
+    weights: dict[str, Tensor]  # the model's state
+    num_epochs: int  # epochs completed
+    num_steps: int  # optimizer steps taken
+    is_resumable: bool  # whether it holds the optimizer's state
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run folder that the checkpoint is in, or None for a file elsewhere."""
+        run_dir = self.path.parent.parent
+        is_in_run = self.path.parent.name == "checkpoints" and (run_dir / "config.yaml").is_file()
+        return run_dir if is_in_run else None
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a checkpoint of this package, without running any code in it.
+
+    Raises:
+        UserError: The file is damaged, needs code to load, or was not written by this package.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch writes checksums but does not verify them
+                raise ValueError(f"checksum mismatch of {damaged}")
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises all kinds of errors for files that are not checkpoints
+        best = path.with_name("best.ckpt")
+        advice = f"try --ckpt_path {best}" if path.name == "last.ckpt" and best.exists() else TRAIN_ONE
+        raise UserError(f"checkpoint {path} is damaged, not a checkpoint, or needs code to load; {advice}") from error
+    try:
+        return Checkpoint(
+            path,
+            model_class=str(content["model_class"]),
+            model_options=dict(content["hyper_parameters"]),
+            data_options=dict(content["datamodule_hyper_parameters"]),
+            weights=dict(content["state_dict"]),
+            num_epochs=int(content["epoch"]) + 1,
+            num_steps=int(content["global_step"]),
+            is_resumable=bool(content.get("optimizer_states")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"checkpoint {path} was not written by mnist_lightning; {TRAIN_ONE}") from error
+
+
+class DurableIO(TorchCheckpointIO):
+    """Flushes a checkpoint to the disk before it replaces the previous one.
+
+    Lightning's own implementation writes to the system's temporary folder and moves the file without a flush.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Writes a checkpoint, or raises an UnwritableError and keeps the previous one."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomically(Path(path), buffer.getbuffer())
+        except UnwritableError as error:
+            raise UnwritableError(f"checkpoint {error}; any earlier one is intact") from error

@@ -1,1 +1,0 @@
-"""A JSON service and a page to draw on, both without torch."""

@@ -1,0 +1,146 @@
+"""The service: images in, predictions out; every error is JSON with its reason."""
+
+import json
+from typing import Any
+
+import numpy as np
+from flask import Blueprint, Flask, Response, current_app, jsonify, request
+from werkzeug import exceptions
+
+from mnist_lightning.images import Digit, find_digits, join_lines, reading
+from mnist_lightning.serving.runtime import ExportedClassifier
+
+MAX_BYTES = 2 * 1024**2  # per request body
+MAX_PIXELS = 16_000_000  # per image: 2 MiB can hold far more, and each pixel takes 20 bytes while it is read
+MAX_IMAGES = 256  # per request: in its JSON, or digits in its image
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+routes = Blueprint("routes", __name__)
+
+
+def create_app(classifier: ExportedClassifier) -> Flask:
+    """Returns a Flask app that serves a classifier."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+    app.config["CLASSIFIER"] = classifier
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.register_blueprint(routes)
+    return app
+
+
+@routes.get("/")
+def page() -> Response:
+    """The page to draw on."""
+    return current_app.send_static_file("index.html")
+
+
+@routes.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Reports that the process is alive."""
+    return {"status": "alive"}
+
+
+@routes.get("/readyz")
+def readyz() -> dict[str, Any]:
+    """Reports which model is ready."""
+    return {"status": "ready", "model": current_app.config["CLASSIFIER"].metadata}
+
+
+@routes.post("/predict")
+def predict() -> Response:
+    """Predicts the digits in an image, or arrays of pixels."""
+    mode = request.args.get("digits", "one")
+    if mode not in ("one", "many"):
+        raise exceptions.BadRequest(f"digits={mode[:20]} is not allowed; use one or many")
+    digits = _read_digits(mode == "many")
+    classifier: ExportedClassifier = current_app.config["CLASSIFIER"]
+    answers: list[dict[str, Any]] = [
+        {
+            "prediction": classifier.class_names[row.argmax()],
+            "confidence": float(row.max()),
+            "probabilities": dict(zip(classifier.class_names, row.tolist(), strict=True)),
+            "image": digit.image.tolist(),
+        }
+        for digit, row in zip(digits, classifier(np.stack([digit.image for digit in digits])), strict=True)
+    ]
+    if mode == "one":
+        return jsonify(predictions=answers)
+    for answer, digit in zip(answers, digits, strict=True):
+        answer["box"] = {name: getattr(digit, name) for name in ("left", "top", "width", "height")}
+    texts = [answer["prediction"] for answer in answers]
+    return jsonify(predictions=answers, lines=join_lines(list(zip(digits, texts, strict=True))))
+
+
+@routes.app_errorhandler(exceptions.HTTPException)
+def report_error(error: exceptions.HTTPException) -> Response:
+    """Returns an error as JSON."""
+    headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+    is_default_text = error.description == type(error).description
+    reason = error.description
+    if error.code == 413 and is_default_text:
+        reason = f"the request is larger than {MAX_BYTES >> 20} MiB"
+    return Response(json.dumps({"error": reason}), error.code, headers, content_type="application/json")
+
+
+@routes.after_app_request
+def add_headers(response: Response) -> Response:
+    """Adds the security headers."""
+    response.headers.extend(HEADERS)
+    if request.path == "/predict":
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _read_digits(many: bool) -> list[Digit]:
+    """Returns the digits in a request's image, or in its JSON."""
+    if request.mimetype == "application/json":
+        if many:
+            raise exceptions.BadRequest("digits=many finds digits in an image; omit it with JSON")
+        return _parse_arrays(request.get_data())
+    if request.mimetype == "multipart/form-data":
+        if "image" not in request.files:
+            raise exceptions.BadRequest("the form has no file named image")
+        content: bytes = request.files["image"].read()
+    elif request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
+        content = request.get_data()
+    else:
+        raise exceptions.UnsupportedMediaType(
+            "send image/png or another image, multipart/form-data or application/json"
+        )
+    if not content:
+        raise exceptions.BadRequest("the image is empty")
+    try:
+        digits = find_digits(content, many, MAX_PIXELS)
+    except reading.LargeImageError as error:
+        raise exceptions.RequestEntityTooLarge(str(error)) from error
+    except reading.UnknownFormatError as error:
+        raise exceptions.UnsupportedMediaType(str(error)) from error
+    except reading.ImageError as error:
+        raise exceptions.UnprocessableEntity(str(error)) from error
+    if len(digits) > MAX_IMAGES:
+        raise exceptions.RequestEntityTooLarge(f"the image has {len(digits):,} digits; the limit is {MAX_IMAGES}")
+    return digits
+
+
+def _parse_arrays(text: bytes) -> list[Digit]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise exceptions.BadRequest("the JSON is invalid, or nested too deeply") from error
+    arrays = content.get("images") if isinstance(content, dict) else None
+    if isinstance(arrays, list) and len(arrays) > MAX_IMAGES:
+        raise exceptions.RequestEntityTooLarge(f"the JSON has {len(arrays):,} images; the limit is {MAX_IMAGES}")
+    try:
+        pixels = np.array(arrays, dtype=object)  # other types accept booleans, or pad each cell to the longest text
+        if pixels.shape[1:] != (28, 28) or not all(type(v) is int and 0 <= v <= 255 for v in pixels.flat):
+            raise ValueError
+    except ValueError as error:
+        expected = '{"images": [[[28 integers from 0 to 255], …28 rows], …]}'
+        raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}") from error
+    return [Digit(image, 0, 0, 28, 28) for image in pixels.astype(np.uint8)]

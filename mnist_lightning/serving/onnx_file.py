@@ -1,0 +1,90 @@
+"""A classifier as one ONNX file: pixels in, probabilities out, verified before it is written."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from mnist_lightning.data.module import normalize
+from mnist_lightning.errors import UserError
+from mnist_lightning.files import write_atomically
+from mnist_lightning.models import Classifier
+from mnist_lightning.serving.runtime import INPUT, OUTPUT, ExportedClassifier
+
+OPSET = 20  # ONNX operator set of 2023, supported since onnxruntime 1.17
+TOLERANCE = 1e-5  # largest difference in a probability that counts as rounding
+BATCH_SIZES = (1, 2, 7, 64, 1000)  # the last one is used for all images, the others for two batches
+
+
+class Deployed(nn.Module):
+    """Everything between an image and its probabilities: normalization, network and temperature of a model."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.mean, self.std = model.hparams["mean"], model.hparams["std"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8."""
+        return self.model.calibrated_logits(normalize(images, self.mean, self.std)).softmax(1)
+
+
+def export_onnx(
+    model: Classifier, path: Path, images: Tensor, labels: Tensor, details: Mapping[str, str]
+) -> tuple[float, float]:
+    """Writes a classifier as one ONNX file, if the file predicts the same for images `(N, 28, 28)` uint8.
+
+    Returns:
+        The largest difference in a probability, and the accuracy of both.
+
+    Raises:
+        UserError: The predictions differ, or the file can't be written; then nothing is written.
+    """
+    deployed = Deployed(model)
+    with torch.inference_mode():
+        expected = torch.cat([deployed(batch) for batch in images.split(BATCH_SIZES[-1])])  # type: ignore[no-untyped-call]
+    accuracy = (expected.argmax(1) == labels).float().mean().item()
+    metadata = {**details, "class_names": json.dumps(model.class_names), "accuracy": f"{accuracy:.4f}"}
+    content = _to_onnx(deployed, metadata)
+    exported = ExportedClassifier(content, num_threads=torch.get_num_threads())
+    differences = []
+    for size in BATCH_SIZES:
+        chosen = images if size == BATCH_SIZES[-1] else images[: 2 * size]
+        batches = chosen.split(size)  # type: ignore[no-untyped-call]
+        found = torch.cat([torch.from_numpy(exported(batch.numpy())) for batch in batches])
+        differences.append((found - expected[: len(chosen)]).abs().max().item())
+        num_changed = int((found.argmax(1) != expected[: len(chosen)].argmax(1)).sum())
+        if num_changed or not differences[-1] <= TOLERANCE:  # `not` also catches NaN
+            raise UserError(
+                f"the exported model differs from the checkpoint by {differences[-1]:.1e} in batches of {size}, and in "
+                f"{num_changed:,} of {len(chosen):,} predictions; nothing was written"
+            )
+    write_atomically(path, content)
+    return max(differences), accuracy
+
+
+def _to_onnx(deployed: Deployed, metadata: Mapping[str, str]) -> bytes:
+    example = torch.zeros(2, 28, 28, dtype=torch.uint8)  # a batch of one would make the batch size a constant
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # the exporter's own warnings
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise UserError("the exported model would accept only one batch size; nothing was written")
+    onnx.helper.set_model_props(proto, dict(metadata))
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString()
+    return content

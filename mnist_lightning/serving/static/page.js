@@ -1,0 +1,314 @@
+"use strict";
+
+const MAX_BYTES = 2 * 1024 ** 2; // the service's limit; larger photos are downscaled
+const MAX_PIXELS = 16e6;
+const FORMATS = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/; // what the service reads; others are converted to JPEG
+const LONGER_SIDE = 2000; // longest side, in pixels, that the service uses
+const STROKE = 0.075; // fraction of the pad's width, for digits as thick as MNIST's when they fill the pad
+const RETRY_MS = 1500;
+const TIMEOUT_MS = 15_000;
+
+const byId = (id) => document.getElementById(id);
+const [pad, boxes, answer, seen, bars, hint] = ["pad", "boxes", "answer", "seen", "bars", "hint"].map(byId);
+const paint = pad.getContext("2d");
+
+let strokes = []; // each a list of points in [0, 1]
+let photo = null; // a bitmap
+let pointer = null; // id of the drawing pointer
+let request = null; // the AbortController of the latest request
+let version = 0; // increases with each change, so that slow operations notice that they are outdated
+
+// ---- drawing
+
+function trace(context, size) {
+  context.lineCap = context.lineJoin = "round";
+  context.lineWidth = STROKE * size;
+  for (const points of strokes) {
+    context.beginPath();
+    context.moveTo(points[0].x * size, points[0].y * size);
+    for (let i = 1; i < points.length; i++) { // curves through the middles of the segments look smooth
+      const [a, b] = [points[i - 1], points[i]];
+      context.quadraticCurveTo(a.x * size, a.y * size, (a.x + b.x) / 2 * size, (a.y + b.y) / 2 * size);
+    }
+    const end = points.at(-1);
+    context.lineTo(end.x * size, end.y * size);
+    context.stroke();
+  }
+}
+
+function redraw() {
+  paint.clearRect(0, 0, pad.width, pad.height);
+  if (photo) {
+    const { left, top, width, height } = place(photo);
+    paint.drawImage(photo, left * pad.width, top * pad.height, width * pad.width, height * pad.height);
+  }
+  paint.strokeStyle = getComputedStyle(pad).color;
+  trace(paint, pad.width);
+  hint.hidden = strokes.length > 0 || photo !== null;
+  for (const id of ["undo", "clear"]) byId(id).setAttribute("aria-disabled", !hint.hidden); // unlike disabled, keeps the focus
+}
+
+function place(bitmap) { // an image's position on the square pad, as fractions of the pad
+  const longer = Math.max(bitmap.width, bitmap.height);
+  const [width, height] = [bitmap.width / longer, bitmap.height / longer];
+  return { left: (1 - width) / 2, top: (1 - height) / 2, width, height };
+}
+
+function drawing() { // black on white, whatever the page's colors are
+  const paper = new OffscreenCanvas(pad.width, pad.height);
+  const context = paper.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, paper.width, paper.height);
+  context.strokeStyle = "black";
+  trace(context, paper.width);
+  return paper.convertToBlob({ type: "image/png" });
+}
+
+function pointOf(event) {
+  const { left, top, width, height } = pad.getBoundingClientRect();
+  return { x: (event.clientX - left) / width, y: (event.clientY - top) / height };
+}
+
+pad.addEventListener("pointerdown", (event) => {
+  if (pointer !== null || event.button !== 0) return;
+  if (photo) forgetPhoto();
+  version++;
+  request?.abort();
+  pointer = event.pointerId;
+  pad.setPointerCapture(pointer);
+  strokes.push([pointOf(event)]);
+  redraw();
+});
+
+pad.addEventListener("pointermove", (event) => {
+  if (event.pointerId !== pointer) return;
+  const events = event.getCoalescedEvents?.() ?? [];
+  strokes.at(-1).push(...(events.length ? events : [event]).map(pointOf));
+  redraw();
+});
+
+pad.addEventListener("lostpointercapture", (event) => { // fires after every stroke, however it ends
+  if (event.pointerId !== pointer) return;
+  pointer = null;
+  update();
+});
+
+function undo() {
+  if (pointer !== null || !hint.hidden) return;
+  photo ? forgetPhoto() : strokes.pop();
+  update();
+}
+
+function clearAll() {
+  if (pointer !== null) return; // in the middle of a stroke
+  forgetPhoto();
+  strokes = [];
+  update();
+}
+
+byId("undo").addEventListener("click", undo);
+byId("clear").addEventListener("click", clearAll);
+document.addEventListener("keydown", (event) => {
+  if (byId("viewfinder").open) return;
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") undo();
+  else if (["Delete", "Backspace", "Escape"].includes(event.key)) clearAll();
+  else return;
+  event.preventDefault();
+});
+
+// ---- photos
+
+async function openPhoto(file) {
+  const mine = ++version;
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    return report("This browser can't show that file. A PNG or JPEG will do.");
+  }
+  const { width, height } = bitmap;
+  if (file.size > MAX_BYTES || width * height > MAX_PIXELS || !FORMATS.test(file.type)) {
+    const factor = Math.min(1, LONGER_SIDE / Math.max(width, height));
+    file = await asJpeg(bitmap, Math.round(width * factor), Math.round(height * factor));
+    bitmap.close();
+    bitmap = await createImageBitmap(file);
+  }
+  if (mine !== version || pointer !== null) return bitmap.close(); // a stroke has begun
+  strokes = [];
+  forgetPhoto();
+  photo = bitmap;
+  redraw();
+  predict(file, true);
+}
+
+function asJpeg(image, width, height) {
+  const paper = new OffscreenCanvas(width, height);
+  const context = paper.getContext("2d");
+  context.fillStyle = "white"; // where the image is transparent
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, width, height);
+  return paper.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+}
+
+function forgetPhoto() {
+  photo?.close();
+  photo = null;
+  boxes.replaceChildren();
+}
+
+byId("choose").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", (event) => {
+  if (event.target.files.length) openPhoto(event.target.files[0]);
+  event.target.value = ""; // lets the user choose the same file again
+});
+
+const desk = byId("desk");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault(); // otherwise the browser would open the image instead of the page
+    desk.classList.toggle("dropping", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files.length) openPhoto(event.dataTransfer.files[0]);
+  });
+}
+
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) openPhoto(event.clipboardData.files[0]);
+});
+
+const video = byId("video");
+
+async function offerCamera() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? []; // undefined without https
+  byId("camera").hidden = !devices.some((device) => device.kind === "videoinput");
+}
+
+byId("camera").addEventListener("click", async (event) => {
+  event.target.disabled = true; // until the user has answered the permission prompt
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    byId("viewfinder").showModal();
+  } catch {
+    report("The camera can't be used here.");
+  }
+  event.target.disabled = false;
+});
+
+byId("take").addEventListener("click", async () => {
+  if (!video.videoWidth) return; // the first frame has not arrived
+  const image = await asJpeg(video, video.videoWidth, video.videoHeight);
+  byId("viewfinder").close();
+  openPhoto(image);
+});
+
+byId("leave").addEventListener("click", () => byId("viewfinder").close());
+byId("viewfinder").addEventListener("close", () => video.srcObject?.getTracks().forEach((track) => track.stop()));
+
+// ---- predictions
+
+async function update() {
+  const mine = ++version;
+  redraw();
+  request?.abort();
+  if (!strokes.length) {
+    report("");
+    return show([]);
+  }
+  const image = await drawing();
+  if (mine === version) predict(image, false);
+}
+
+async function predict(image, many) {
+  request?.abort();
+  const mine = (request = new AbortController());
+  const retry = (text) => {
+    if (mine.signal.aborted) return;
+    report(text);
+    show([]); // the predictions on the page are those of an earlier drawing
+    setTimeout(() => mine.signal.aborted || predict(image, many), RETRY_MS);
+  };
+  let response, content;
+  try {
+    response = await fetch(many ? "predict?digits=many" : "predict", {
+      method: "POST",
+      headers: { "Content-Type": image.type },
+      body: image,
+      signal: AbortSignal.any([mine.signal, AbortSignal.timeout(TIMEOUT_MS)]),
+    });
+    content = await response.text();
+  } catch {
+    return retry("The server isn't responding. Retrying…");
+  }
+  if (mine.signal.aborted) return;
+  try {
+    content = JSON.parse(content);
+  } catch { // a proxy's error page
+    content = { error: `The server answered with an error (${response.status}).` };
+  }
+  report(content.error ?? "");
+  if (content.error) show([]);
+  else if (many) showPhoto(content);
+  else show(content.predictions);
+}
+
+function showPhoto({ predictions, lines }) {
+  const { left, top, width, height } = place(photo);
+  const marks = predictions.map((found) => {
+    const { box } = found;
+    const mark = document.createElement("button");
+    mark.type = "button";
+    mark.dataset.text = found.prediction;
+    mark.setAttribute("aria-label", `${found.prediction}, ${percent(found.confidence)}`);
+    mark.style.left = `${100 * (left + box.left / photo.width * width)}%`;
+    mark.style.top = `${100 * (top + box.top / photo.height * height)}%`;
+    mark.style.width = `${100 * box.width / photo.width * width}%`;
+    mark.style.height = `${100 * box.height / photo.height * height}%`;
+    mark.addEventListener("click", () => {
+      for (const other of marks) other.setAttribute("aria-pressed", other === mark);
+      show([found], lines.join("\n"));
+    });
+    return mark;
+  });
+  boxes.replaceChildren(...marks);
+  marks[0].click();
+}
+
+function show([found], text = found?.prediction) {
+  answer.textContent = text ?? "?";
+  answer.className = [!found && "empty", found?.confidence < 0.5 && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
+  const pixels = new ImageData(28, 28);
+  (found?.image.flat() ?? []).forEach((value, i) => pixels.data.set([value, value, value, 255], 4 * i));
+  seen.getContext("2d").putImageData(pixels, 0, 0);
+  showBars(found?.probabilities ?? Object.fromEntries([..."0123456789"].map((name) => [name, 0])));
+}
+
+function showBars(probabilities) {
+  const entries = Object.entries(probabilities);
+  const order = entries.toSorted((a, b) => b[1] - a[1]);
+  const shown = entries.length > 10 ? order.slice(0, 10) : entries; // the page has no room for all letters
+  while (bars.children.length < shown.length) {
+    const row = document.createElement("li");
+    row.innerHTML = '<span class="name"></span><span class="track"><span></span></span><span class="percent"></span>';
+    bars.append(row);
+  }
+  shown.forEach(([name, probability], i) => {
+    const row = bars.children[i];
+    row.className = probability > 0 && name === order[0][0] ? "first" : "";
+    row.querySelector(".name").textContent = name;
+    row.querySelector(".track span").style.width = `${100 * probability}%`;
+    row.querySelector(".percent").textContent = probability >= 0.0005 ? percent(probability) : "";
+  });
+}
+
+function percent(fraction) {
+  return `${(100 * fraction).toFixed(1)}%`;
+}
+
+function report(text) {
+  byId("status").textContent = text;
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+redraw();
+show([]);
+offerCamera();

@@ -1,0 +1,1 @@
+"""Training: history, checkpoints, exact resume, interruptions."""

@@ -1,0 +1,99 @@
+"""The history of a training run: each epoch's scores, in `metrics.csv`, in the loggers and in figures."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mnist_lightning.models import Classifier
+from mnist_lightning.reporting import figures, reports
+from mnist_lightning.training import divergence, tensorboard
+
+COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate")
+"""Columns of `metrics.csv`. Epochs and steps count from 0, as in Lightning."""
+
+
+class TrainingHistory(Callback):
+    """Records the scores of each epoch before its checkpoint is saved, so that a resumed run repeats no entry.
+
+    One callback serves several purposes, because Lightning calls each callback six times a step.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []  # for each epoch its index, its last step, and its scores
+        self.run_dir: Path | None = None  # where files go
+        self.seconds = 0.0  # of training, including validation and checkpoints
+        self._validation: dict[str, float] = {}
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The epoch with the highest validation accuracy; the lower loss breaks ties."""
+        validated = [row for row in self.rows if "val/accuracy" in row]
+        return max(validated, key=lambda row: (row["val/accuracy"], -row["val/loss"]), default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the epochs so far, for the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the epochs so far."""
+        self.rows = list(state_dict["rows"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.seconds = -time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs validation scores and the confusion matrix."""
+        if trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, Classifier)
+        self._validation = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self._log(trainer, self._validation)
+        title = f"val/accuracy {self._validation['val/accuracy']:.2%}"
+        for logger in tensorboard.loggers(trainer):
+            figure = figures.confusion_figure(pl_module.confusion, pl_module.class_names, title)
+            logger.experiment.add_figure("val/confusion_matrix", figure, trainer.global_step - 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds an epoch."""
+        assert isinstance(pl_module, Classifier)
+        trained = pl_module.train_scores.compute()  # the model logs them only after the callbacks have run
+        scores = {f"train/{name}": trained[name].item() for name in ("loss", "accuracy")}
+        scores["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **scores, **self._validation}
+        divergence.check(row, pl_module)
+        self._log(trainer, scores)
+        self._validation = {}
+        self.rows.append(row)
+        if self.run_dir:
+            rows = [[row.get(column, "") for column in COLUMNS] for row in self.rows]
+            reports.write_csv(self.run_dir / "metrics.csv", [COLUMNS, *rows])
+        for logger in tensorboard.loggers(trainer):
+            logger.experiment.flush()
+
+    def _log(self, trainer: Trainer, scores: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(scores, trainer.global_step - 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.seconds += time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the curves, and logs the hyperparameters with the best scores."""
+        self._draw_curves()
+        if best := self.best:
+            for logger in tensorboard.loggers(trainer):
+                scores = {"best/val_accuracy": best["val/accuracy"], "best/val_loss": best["val/loss"]}
+                logger.log_hyperparams(dict(logger.hparams), scores, step=trainer.global_step)
+                logger.experiment.flush()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Draws the curves of an interrupted run."""
+        self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        if self.run_dir and self.rows:
+            reports.write_figure(self.run_dir / "figures" / "curves.png", figures.curves_figure(self.rows, self.best))

@@ -1,0 +1,79 @@
+"""Exact resume: a run that was killed and resumed ends bit-identical to one that was not."""
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.files import read_yaml
+from mnist_lightning.runs.checkpoints import Checkpoint
+
+DECISIVE = (
+    *("max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "limit_train_batches", "limit_val_batches"),
+    *("check_val_every_n_epoch", "val_check_interval", "accumulate_grad_batches", "gradient_clip_val", "precision"),
+    *("gradient_clip_algorithm", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark", "deterministic"),
+)
+"""Trainer settings that affect the results."""
+FREE = ("data_dir", "num_workers")  # data settings that don't affect the results
+
+
+class ExactResume(Callback):
+    """Saves and restores what Lightning does not."""
+
+    def __init__(self) -> None:
+        self.should_stop = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Saves whether the run was stopped early, in case it is killed before it ends."""
+        checkpoint["should_stop"] = trainer.should_stop
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restores that, and sets the data module's epoch: Lightning restores its loops after the first shuffle."""
+        self.should_stop = checkpoint["should_stop"]
+        # github.com/Lightning-AI/pytorch-lightning/issues/21938
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        trainer.datamodule.first_epoch = progress["processed"]  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Marks the checkpoint's epoch as finished, which Lightning would finish twice in a run with `max_steps`."""
+        trainer.should_stop |= self.should_stop
+        # github.com/Lightning-AI/pytorch-lightning/issues/19617
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            loop.epoch_progress.increment_completed()
+            loop.epoch_loop.restarting = False
+            loop.reset_restart_stage()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seeds the random generators by seed, process and epoch, so that their states need not be saved."""
+        keys = (trainer.datamodule.seed, trainer.global_rank, trainer.current_epoch)  # type: ignore[attr-defined]
+        seeds = np.random.SeedSequence(keys).generate_state(3).tolist()
+        torch.manual_seed(seeds[0])
+        np.random.seed(seeds[1])
+        random.seed(seeds[2])
+
+
+def check_unchanged(
+    stored: Checkpoint, model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]
+) -> None:
+    """Raises a UserError unless a checkpoint holds an optimizer, and was saved with the same settings."""
+    if not stored.is_resumable:
+        raise UserError(f"checkpoint {stored.path} holds only weights and can't be resumed; omit --ckpt_path")
+    config = read_yaml(stored.run_dir / "config.yaml")["trainer"] if stored.run_dir else {}
+    for group, before, now in (
+        ("data", {name: value for name, value in stored.data_options.items() if name not in FREE}, data),
+        ("model.init_args", stored.model_options, model),
+        ("trainer", {name: config[name] for name in DECISIVE if name in config}, trainer),
+    ):
+        for name, value in before.items():
+            if json.dumps(value, default=str) != json.dumps(now.get(name), default=str):
+                flag = "seed_everything" if name == "seed" else f"{group}.{name}"
+                raise UserError(
+                    f"--{flag} was {value} when {stored.path} was saved, but is {now.get(name)} now; a resumed run "
+                    "keeps its settings: omit the flag, or train a new model without --ckpt_path"
+                )

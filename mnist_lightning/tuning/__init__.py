@@ -1,0 +1,1 @@
+"""Hyperparameter search, on one machine or many."""

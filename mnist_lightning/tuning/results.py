@@ -1,0 +1,63 @@
+"""The results of a search: the best trials, and CSV files of all of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mnist_lightning.reporting.reports import write_csv
+
+CONFIG = -1  # stands for a trial's number: the config, unchanged
+OUTCOME = ("state", "validation accuracy", "machine", "run", "error")
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the completed trials by validation accuracy, the highest first, without duplicate values."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda trial: (-trial.values[0], trial.number)):
+        found.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+    return list(found.values())
+
+
+def full_trainings(finals: optuna.Study) -> list[FrozenTrial]:
+    """Returns the full trainings; their user attributes are a trial's number, or `CONFIG`, and a seed."""
+    return [trial for trial in finals.get_trials(deepcopy=False) if "seed" in trial.user_attrs]
+
+
+def mean_accuracies(finals: optuna.Study, num_seeds: int) -> dict[int, float]:
+    """Returns the mean validation accuracy of each finalist that was trained with every seed, the best first."""
+    scores: dict[int, dict[int, float]] = {}
+    for trial in full_trainings(finals):
+        if trial.state == TrialState.COMPLETE:
+            scores.setdefault(trial.user_attrs["trial"], {})[trial.user_attrs["seed"]] = trial.values[0]
+    wanted = range(num_seeds)
+    found = {number: fmean(seeds[i] for i in wanted) for number, seeds in scores.items() if seeds.keys() >= {*wanted}}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Returns a trial's values as text."""
+    short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in values.items()}
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in short.items())
+
+
+def write_trials(folder: Path, study: optuna.Study, finals: optuna.Study, names: Sequence[str]) -> None:
+    """Writes `trials.csv`, a row for each trial with its values for `names`, and `finalists.csv`."""
+    trials, trainings = study.trials, full_trainings(finals)
+    rows = [[t.number, *(t.user_attrs.get("values", {}).get(name, "") for name in names)] for t in trials]
+    _write(folder / "trials.csv", ["trial", *names], rows, trials)
+    rows = [[t.user_attrs["trial"], t.user_attrs["seed"]] for t in trainings]
+    rows = [["config" if number == CONFIG else number, seed] for number, seed in rows]
+    _write(folder / "finalists.csv", ["trial", "seed"], rows, trainings)
+
+
+def _write(path: Path, columns: list[str], rows: list[list[Any]], trials: Sequence[FrozenTrial]) -> None:
+    for row, trial in zip(rows, trials, strict=True):
+        row += [trial.state.name.lower(), trial.values[0] if trial.values else ""]
+        row += [trial.user_attrs.get(name, "") for name in OUTCOME[2:]]
+    write_csv(path, [[*columns, *OUTCOME], *rows])

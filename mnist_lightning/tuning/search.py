@@ -1,0 +1,206 @@
+"""The search: trials of a few epochs each, then full trainings of the best ones."""
+
+import itertools
+import math
+import platform
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.study import MaxTrialsCallback, StudyDirection
+from optuna.trial import TrialState
+
+from mnist_lightning.arguments.cli import CLI
+from mnist_lightning.console import command_line, echo
+from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.files import write_atomically
+from mnist_lightning.training import interruptions
+from mnist_lightning.tuning import results
+from mnist_lightning.tuning.results import CONFIG
+from mnist_lightning.tuning.space import Parameter, as_flags
+from mnist_lightning.tuning.storage import Storage, lost_storage_reported
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+PER_MACHINE = ("data.data_dir", "data.num_workers", "trainer.accelerator", "trainer.enable_progress_bar")
+"""Settings that may differ between the machines of a search."""
+
+
+class Pruning(Callback):
+    """Reports a trial's validation accuracy after each epoch, and prunes it if others did better by that epoch."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+        self.is_pruned = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports the epoch."""
+        self.trial.report(trainer.callback_metrics["val/accuracy"].item(), trainer.current_epoch + 1)
+        if self.trial.should_prune():
+            self.is_pruned = trainer.should_stop = True
+
+
+def make_sampler(seed: int | None = None) -> optuna.samplers.BaseSampler:
+    """Returns the sampler: multivariate TPE that accounts for trials running elsewhere."""
+    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search, the same on each machine that shares its storage."""
+
+    storage: Storage
+    name: str  # of the study in the storage
+    flags: list[str]  # what each trial passes to `fit`, such as `--config`
+    model: str  # the config's, such as `CNN`
+    space: list[Parameter]
+    num_trials: int  # over all machines
+    num_epochs: int  # per trial; full trainings use the config's
+    num_finalists: int  # how many of the best trials are trained in full, in addition to the config itself
+    num_seeds: int  # per full training
+    folder: Path  # of runs and results
+    sampler: optuna.samplers.BaseSampler | None = None  # default: that of `make_sampler`
+    pruner: optuna.pruners.BasePruner | None = None  # default: below the median of the others at that epoch
+
+    def run(self, timeout_s: float = math.inf) -> None:
+        """Runs trials along with other machines, then full trainings, and writes the results.
+
+        No trial starts after `timeout_s` seconds; one that is interrupted is queued again.
+        """
+        end = time.monotonic() + timeout_s
+        try:
+            with interruptions.sigterm_interrupts(), lost_storage_reported():
+                study = self._open(self.name)
+                self._run_trials(study, end)
+                found = results.best_trials(study)
+                if not found and time.monotonic() < end:
+                    errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
+                    reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
+                    raise UserError(f"{reason}; fix that, then use another --study")
+                finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
+                numbers = [CONFIG, *(trial.number for trial in found[: self.num_finalists])]
+                is_done = self._run_finalists(study, finals, numbers, end)
+        except KeyboardInterrupt:
+            echo("stopped     continue with the same command")
+            raise
+        if is_done:
+            self._write(study, finals)
+        else:
+            echo("stopped     continue with the same command")
+
+    def _open(self, name: str, **further: str) -> optuna.Study:
+        """Opens a study, or creates it; a different one of the same name is rejected."""
+        cli = CLI("fit", self.flags)
+        for setting in PER_MACHINE:
+            cli.config[setting] = cli.parser.get_default(setting)
+        made_with = {
+            "config": cli.parser.dump(cli.config, skip_default=True),
+            "epochs": self.num_epochs,
+            "space": [str(entry) for entry in self.space],
+            **further,
+        }
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name=name,
+            direction="maximize",
+            pruner=self.pruner or optuna.pruners.MedianPruner(n_startup_trials=5),
+            sampler=self.sampler or make_sampler(),
+            load_if_exists=True,
+        )
+        if "made_with" not in study.user_attrs and not study.get_trials(deepcopy=False):
+            study.set_user_attr("made_with", made_with)
+        if study.direction != StudyDirection.MAXIMIZE or study.user_attrs.get("made_with") != made_with:
+            other = "another space, config, --epochs or direction"
+            raise UserError(f"the storage already has a study {name} with {other}; use another --study")
+        return study
+
+    def _run_trials(self, study: optuna.Study, end: float) -> None:
+        """Runs trials until all machines together have completed `num_trials`, or as many have failed."""
+        limits = [MaxTrialsCallback(self.num_trials, states) for states in (DONE, (TrialState.FAIL,))]
+        timeout_s = None if end == math.inf else end - time.monotonic()
+        if len(study.get_trials(deepcopy=False, states=DONE)) < self.num_trials:
+            study.optimize(self._run_trial, timeout=timeout_s, catch=(Exception,), callbacks=limits)
+
+    def _run_trial(self, trial: optuna.Trial) -> float:
+        values: dict[str, Any] = {}
+        for parameter in self.space:
+            if parameter.belongs_to(values.get("model", self.model)):
+                values[parameter.name] = parameter.suggest(trial)
+        trial.set_user_attr("values", values)
+        pruning = Pruning(trial)
+        flags = [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"]
+        accuracy = self._fit(trial, f"trial {trial.number}", flags, [pruning])
+        outcome = f"{accuracy:.2%}, stopped early" if pruning.is_pruned else f"{accuracy:.2%}"
+        echo(f"trial {trial.number}: {outcome}, with {results.describe(values)}")
+        if pruning.is_pruned:
+            raise optuna.TrialPruned
+        return accuracy
+
+    def _run_finalists(self, study: optuna.Study, finals: optuna.Study, numbers: list[int], end: float) -> bool:
+        """Trains the finalists with each seed; returns whether all machines are done."""
+        for number, seed in itertools.product(numbers, range(self.num_seeds)):
+            finalist = {"trial": number, "seed": seed}
+            finals.enqueue_trial(finalist, user_attrs=finalist, skip_if_exists=True)
+        while time.monotonic() < end:
+            states = {trial.state for trial in finals.get_trials(deepcopy=False)}
+            if TrialState.WAITING in states:
+                finals.optimize(partial(self._run_finalist, study), n_trials=1, catch=(Exception,))
+            elif TrialState.RUNNING in states:  # on another machine, which may die
+                time.sleep(1)
+                optuna.storages.fail_stale_trials(finals)
+            else:
+                return True
+        return False
+
+    def _run_finalist(self, study: optuna.Study, trial: optuna.Trial) -> float:
+        if "seed" not in trial.user_attrs:
+            raise optuna.TrialPruned  # another machine took the last queued training
+        number, seed = trial.user_attrs["trial"], trial.user_attrs["seed"]
+        values = study.trials[number].user_attrs["values"] if number != CONFIG else {}
+        name = f"full training of {'the config' if number == CONFIG else f'trial {number}'}, seed {seed}"
+        accuracy = self._fit(trial, name, [*as_flags(values), f"--seed_everything={seed}"], [])
+        echo(f"{name}: {accuracy:.2%}")
+        return accuracy
+
+    def _fit(self, trial: optuna.Trial, name: str, flags: list[str], callbacks: list[Callback]) -> float:
+        """Returns the validation accuracy after the last epoch of a `fit`."""
+        own = [f"--trainer.default_root_dir={self.folder}", "--trainer.enable_progress_bar=false"]
+        own.append("--trainer.check_val_every_n_epoch=1")  # each epoch is scored
+        try:
+            cli = CLI("fit", [*self.flags, *flags, *own], callbacks)
+            trial.set_user_attr("machine", platform.node())
+            with cli.open_run() as run_dir, interruptions.handled(cli.trainer):
+                trial.set_user_attr("run", str(run_dir))
+                cli.trainer.fit(cli.model, cli.datamodule, weights_only=True)
+            if not cli.history.best:
+                raise UserError("training ended before its first validation")
+            return cli.history.rows[-1]["val/accuracy"]
+        except KeyboardInterrupt:
+            finalist: dict[str, Any] = {k: v for k, v in trial.user_attrs.items() if k in ("trial", "seed")}
+            trial.study.enqueue_trial(finalist or trial.params, user_attrs=finalist)
+            raise
+        except Exception as error:
+            trial.set_user_attr("error", one_line(error, 500))
+            echo(f"{name} failed: {one_line(error)}")
+            raise
+
+    def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
+        """Writes `trials.csv`, `finalists.csv` and `best.yaml`, and shows the finalists."""
+        results.write_trials(self.folder, study, finals, [entry.name for entry in self.space])
+        scores = results.mean_accuracies(finals, self.num_seeds)
+        for number, score in scores.items():
+            values = "unchanged" if number == CONFIG else results.describe(study.trials[number].user_attrs["values"])
+            echo(f"{'config' if number == CONFIG else f'trial {number}':<11} {score:.2%} {values}")
+        echo(f"results     {self.folder}")
+        if not (found := [number for number in scores if number != CONFIG]):
+            echo("            no finalist was trained with every seed, so there is no best.yaml")
+            return
+        if scores.get(CONFIG, 0) >= scores[found[0]]:
+            echo("            no trial is better than the config; best.yaml is the best trial")
+        cli = CLI("fit", [*self.flags, *as_flags(study.trials[found[0]].user_attrs["values"])])
+        origin = f"# Trial {found[0]} of the search {self.name}: mean validation accuracy {scores[found[0]]:.2%}."
+        write_atomically(self.folder / "best.yaml", f"{origin}\n{cli.parser.dump(cli.config, skip_default=True)}")
+        echo(f"next        {command_line('fit', '--config', self.folder / 'best.yaml')}")

@@ -1,0 +1,46 @@
+"""A run folder records what is trained, and a full disk leaves nothing half-written."""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import MLP, RUN, SMALL, line_of
+
+LAST = RUN / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("num_writes", [12, 0], ids=["in training", "from the start"])
+def test_full_disk_is_reported(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], num_writes: int
+) -> None:
+    fsync, count = os.fsync, 0
+
+    def full_after_a_while(descriptor: int) -> None:
+        nonlocal count
+        count += LAST.exists() or not num_writes
+        if count > num_writes:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_after_a_while)
+        line = line_of(["fit", *SMALL, *MLP, "--trainer.max_epochs", "9"], capsys)
+    assert "can't be written (No space left on device); free some space" in line
+    if not num_writes:
+        assert not RUN.exists()
+        return
+    assert torch.load(LAST, weights_only=True)["epoch"] < 8
+    assert sorted(path.name for path in LAST.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_environment_records_what_a_run_depends_on(run: Path) -> None:
+    (start,) = json.loads((run / "environment.json").read_text())
+    assert start["seed"] == 0
+    assert start["threads"] == torch.get_num_threads()
+    assert start["versions"]["torch"] == version("torch")
+    assert (start["device"], start["processes"], start["git"]) == ("cpu", 1, None)
+    assert start["command"] == ["mnist_lightning"]

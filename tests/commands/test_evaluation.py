@@ -1,0 +1,133 @@
+"""`validate`, `test` and `predict` on checkpoints of a tiny dataset."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lightning.__main__ import main
+from tests.conftest import BEST, MLP, RUN, SMALL, line_of, read_csv
+
+
+def test_test_needs_no_flags_and_equals_scikit_learn(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["test"])
+    main(["predict"])
+    rows = read_csv(run / "predictions.csv")
+    targets, predictions = [row["target"] for row in rows], [row["prediction"] for row in rows]
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
+    assert metrics["accuracy"] == accuracy_score(targets, predictions)
+    assert (metrics["num_images"], metrics["dataset"], metrics["checkpoint"]) == (100, "Tiny", str(BEST))
+    matrix = [[int(row[name]) for name in "0123456789"] for row in read_csv(run / "test" / "confusion_matrix.csv")]
+    assert matrix == confusion_matrix(targets, predictions).tolist()
+    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "target"]
+    assert [row["source"] for row in rows] == [f"Tiny/test/{number}" for number in range(100)]
+    assert all(float(row["confidence"]) == max(float(row[f"p{i}"]) for i in range(10)) for row in rows)
+    assert metrics["accuracy"] > 0.5
+    output = capsys.readouterr().out
+    assert f"report      {run / 'test'}" in output
+    assert f"test        accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}, 100 images of Tiny" in output
+
+
+def test_tensorboard_shows_the_test_at_the_step_of_the_checkpoint(run: Path) -> None:
+    main(["test"])
+    accumulator, step = EventAccumulator(str(run)).Reload(), torch.load(BEST, weights_only=True)["global_step"]
+    (accuracy,) = accumulator.Scalars("test/accuracy")
+    metrics = json.loads((run / "test" / "metrics.json").read_text())
+    assert (accuracy.step, accuracy.value) == (step, pytest.approx(metrics["accuracy"]))
+    for name in ("confusion_matrix", "mistakes", "reliability"):
+        assert [image.step for image in accumulator.Images(f"test/{name}")] == [step]
+
+
+def test_validate_reproduces_the_scores_of_the_best_epoch(run: Path) -> None:
+    assert torch.load(BEST, weights_only=True)["state_dict"]["temperature"] != 1
+    main(["validate"])
+    rows = read_csv(run / "metrics.csv")
+    best = max(rows, key=lambda row: (float(row["val/accuracy"]), -float(row["val/loss"])))
+    metrics = json.loads((run / "val" / "metrics.json").read_text())
+    assert metrics["accuracy"] == pytest.approx(float(best["val/accuracy"]))
+    assert metrics["loss"] == pytest.approx(float(best["val/loss"]), rel=1e-4)
+
+
+def test_ensemble_is_tested_and_predicts(run: Path) -> None:
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "2", "--seed_everything", "1"])
+    paths = [str(BEST), "lightning_logs/version_1/checkpoints/last.ckpt"]
+    ensemble = ["--model", "Ensemble", "--model.init_args.ckpt_paths", *paths]
+    main(["test", *ensemble])
+    metrics = json.loads(Path("lightning_logs/version_2/test/metrics.json").read_text())
+    assert (metrics["dataset"], metrics["num_images"], metrics["checkpoint"]) == ("Tiny", 100, ", ".join(paths))
+    for number, path in enumerate(paths):
+        main(["predict", "--ckpt_path", path, "--output", f"{number}.csv"])
+    main(["predict", *ensemble, "--output", "both.csv"])
+    first, second, both = (read_csv(Path(name)) for name in ("0.csv", "1.csv", "both.csv"))
+    for one, other, mean in zip(first, second, both, strict=True):
+        assert float(mean["p3"]) == pytest.approx((float(one["p3"]) + float(other["p3"])) / 2, abs=2e-6)
+    assert metrics["accuracy"] == accuracy_score([row["target"] for row in both], [row["prediction"] for row in both])
+
+
+def test_wrong_ensemble_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ensemble = ["--model", "Ensemble", "--model.init_args.ckpt_paths"]
+    assert "an Ensemble consists of trained checkpoints" in line_of(["fit", *ensemble, str(BEST)], capsys)
+    assert "it takes no --ckpt_path" in line_of(["test", *ensemble, str(BEST), "--ckpt_path", "best"], capsys)
+    assert "checkpoint no.ckpt is not a file" in line_of(["test", *ensemble, str(BEST), "no.ckpt"], capsys)
+    assert "ckpt_paths is empty" in line_of(["test", *ensemble, "[]"], capsys)
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
+
+
+def test_pretrained_weights_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["test", "--ckpt_path", "pretrained", "--trainer.limit_test_batches", "2"])
+    assert "2,000 images of MNIST" in capsys.readouterr().out
+    main(["predict", "--ckpt_path", "pretrained", "--output", "p.csv", "--trainer.accelerator", "cpu"])
+    rows = read_csv(Path("p.csv"))
+    assert sum(row["prediction"] == row["target"] for row in rows) > 9950
+
+
+def test_checkpoint_outside_a_run_gets_a_new_run_folder(run: Path) -> None:
+    BEST.rename("elsewhere.ckpt")
+    main(["test", "--ckpt_path", "elsewhere.ckpt"])
+    assert (Path("lightning_logs/version_1") / "test" / "metrics.json").is_file()
+    assert not (run / "test").exists()
+
+
+def test_partial_evaluation_writes_no_report(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    limits = ["--trainer.limit_test_batches", "0.5", "--trainer.limit_predict_batches", "0.5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_lightning.data.module.EVALUATION_BATCH_SIZE", 10)
+        main(["test", *limits])
+        main(["predict", *limits])
+    assert capsys.readouterr().out.count("partial     50 of 100 images; nothing was written") == 2
+    assert not (run / "test").exists()
+    assert not (run / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "export"])
+def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([command, "--help"])
+    assert error.value.code == 0
+    output = capsys.readouterr().out
+    assert "--data.batch_size" in output
+    assert "--ckpt_path" in output
+
+
+@pytest.mark.slow
+def test_confusion_matrix_is_identical_with_one_two_or_three_processes() -> None:
+    main(["fit", "--model", "MLP", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"])
+    results = []
+    for number in (1, 2, 3):
+        for command in ("test", "predict"):
+            flags = [command, "--trainer.accelerator", "cpu"]
+            if number == 1:
+                main(flags)
+            else:
+                flags += ["--trainer.devices", str(number), "--trainer.strategy", "ddp"]
+                subprocess.run([sys.executable, "-m", "mnist_lightning", *flags], check=True)
+        matrix = (RUN / "test" / "confusion_matrix.csv").read_text()
+        assert sum(int(cell) for line in matrix.splitlines()[1:] for cell in line.split(",")[1:]) == 10_000
+        results.append((matrix, (RUN / "predictions.csv").read_text()))
+    assert results[0] == results[1] == results[2]
+    assert json.loads((RUN / "test" / "metrics.json").read_text())["accuracy"] > 0.93

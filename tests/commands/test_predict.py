@@ -1,0 +1,84 @@
+"""`predict` on the user's own images."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mnist_lightning.__main__ import main
+from tests.conftest import line_of, put_image, read_csv
+
+
+def test_images_are_predicted_and_unreadable_ones_are_skipped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in range(3):
+        put_image(Path(f"scans/{label}.png"), label)
+    main(["predict", "--images", "scans", "--output", "good.csv"])
+    rows = read_csv(Path("good.csv"))
+    assert [row["source"] for row in rows] == [f"scans/{label}.png" for label in range(3)]
+    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10))]
+    with Image.open("good_sheet.png") as sheet:
+        assert sheet.size[0] > 300
+    Path("scans/3.png").write_text("not an image")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        main(["predict", "--images", "scans/*.png", "--min_confidence", "1", "--digits", "many"])
+    assert error.value.code == 3
+    output = capsys.readouterr()
+    assert "unreadable: scans/3.png is not in a supported format; use PNG" in output.err
+    assert "unreadable  1 of 4 images" in output.out
+    rows = read_csv(run / "predictions.csv")
+    assert list(rows[0])[-4:] == ["left", "top", "width", "height"]
+    assert all(row["prediction"] == "" or float(row["confidence"]) == 1 for row in rows)
+    assert (run / "predictions_sheet.png").is_file()
+
+
+def test_uncertain_predictions_are_left_empty_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", "--ckpt_path", "pretrained", "--min_confidence", "0.99", "--output", "p.csv"])
+    rows = read_csv(Path("p.csv"))
+    num_empty = sum(row["prediction"] == "" for row in rows)
+    assert num_empty == sum(float(row["confidence"]) < 0.99 for row in rows) > 0
+    expected = f"uncertain   {num_empty} of 10,000 predictions have a confidence below 0.99"
+    assert expected in capsys.readouterr().out
+
+
+def test_lines_of_digits_are_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_image(Path("7.png"), 7)
+    main(["predict", "--images", "7.png", "--digits", "many"])
+    prediction = "".join(row["prediction"] for row in read_csv(run / "predictions.csv"))
+    assert f"7.png: {prediction}\n" in capsys.readouterr().out
+
+
+def test_nothing_is_written_when_no_image_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.png").write_text("not an image")
+    with pytest.raises(SystemExit) as error:
+        main(["predict", "--images", "text.png"])
+    assert error.value.code == 3
+    assert "unreadable  1 of 1 images; nothing was written" in capsys.readouterr().out
+    assert not (run / "predictions.csv").exists()
+
+
+def test_predict_does_not_overwrite_an_input_image(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_image(Path("scans/1_sheet.png"), 1)
+    before = Path("scans/1_sheet.png").read_bytes()
+    line = line_of(["predict", "--images", "scans", "--output", "scans/1.csv"], capsys)
+    assert line == "error: scans/1_sheet.png is one of the --images and would be overwritten; choose another --output\n"
+    assert [path.name for path in Path("scans").iterdir()] == ["1_sheet.png"]
+    assert Path("scans/1_sheet.png").read_bytes() == before
+
+
+def test_wrong_flags_are_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line_of(["predict", "--images", "no.png"], capsys) == (
+        "error: --images no.png matches no file; use files, folders or a quoted pattern\n"
+    )
+    put_image(Path("scans/1.png"), 1)
+    flags = ["predict", "--images", "scans", "--min_confidence", "2"]
+    assert line_of(flags, capsys) == "error: --min_confidence 2.0 is not allowed; it must be between 0 and 1\n"
+    ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    line = line_of(["predict", "--images", "scans", *ddp], capsys)
+    assert line == "error: 1 digits are too few for 2 processes; lower --trainer.devices\n"
+
+
+def test_output_flag_sets_the_csv_path(run: Path) -> None:
+    main(["predict", "--output", "mine/p.csv", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    assert len(read_csv(Path("mine/p.csv"))) == 100
+    assert not (run / "predictions.csv").exists()

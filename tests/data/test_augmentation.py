@@ -1,0 +1,148 @@
+"""Augmentation agrees with a slow reference that handles each pixel of each image by itself."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mnist_lightning.data.augmentation import Augmentation, Distortion, distort
+from mnist_lightning.errors import UserError
+
+ALL = Augmentation(15, 2, 0.15, 10, 1, background=0.5, contrast=0.5, noise=0.2, erasing=8)
+
+
+def random_images(num_images: int = 4) -> Tensor:
+    return torch.rand(num_images, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def identity(num_images: int, **changes: Tensor) -> Distortion:
+    """Returns a distortion that changes nothing but what is given."""
+    nothing = Distortion(
+        scale=torch.ones(num_images, 2),
+        shear=torch.zeros(num_images),
+        angle=torch.zeros(num_images),
+        shift=torch.zeros(num_images, 2),
+        elastic=torch.zeros(num_images, 2, 4, 4),
+    )
+    return nothing._replace(**changes)
+
+
+def slow_reference(images: Tensor, distortion: Distortion) -> Tensor:
+    """Moves every pixel of the result backwards: unbend, unshift, unrotate, unshear, unscale; then interpolates."""
+    result = torch.zeros_like(images)
+    bends = torch.nn.functional.interpolate(distortion.elastic, (28, 28), mode="bicubic", align_corners=True)
+    for n, image in enumerate(images[:, 0].tolist()):
+        angle, shear = distortion.angle[n].item(), distortion.shear[n].item()
+        (scale_x, scale_y), (shift_x, shift_y) = distortion.scale[n].tolist(), distortion.shift[n].tolist()
+        for row in range(28):
+            for column in range(28):
+                x, y = column - 13.5 - shift_x, row - 13.5 - shift_y
+                x, y = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
+                x = x - shear * y
+                x, y = x / scale_x + 13.5, y / scale_y + 13.5
+                x, y = x + bends[n, 0, row, column].item(), y + bends[n, 1, row, column].item()
+                left, top = math.floor(x), math.floor(y)
+                for j in (top, top + 1):
+                    for i in (left, left + 1):
+                        if 0 <= i < 28 and 0 <= j < 28:
+                            weight = (1 - abs(x - i)) * (1 - abs(y - j))
+                            result[n, 0, row, column] += weight * image[j][i]
+    return result
+
+
+def test_distortion_equals_the_slow_reference() -> None:
+    images = random_images()
+    distortion = ALL.draw(len(images), torch.Generator().manual_seed(1))
+    fast = distort(images, distortion)
+    torch.testing.assert_close(fast, slow_reference(images, distortion), atol=2e-5, rtol=0)
+    assert not torch.equal(fast, images)
+
+
+def test_identity_changes_nothing() -> None:
+    images = random_images()
+    torch.testing.assert_close(distort(images, identity(len(images))), images, atol=1e-5, rtol=0)
+    assert Augmentation()(images, torch.Generator()) is images
+
+
+def test_directions_are_as_documented() -> None:
+    images = torch.zeros(1, 1, 28, 28)
+    images[0, 0, 13:15, 20:22] = 1  # right of the center
+
+    def center(**changes: Tensor) -> tuple[float, float]:
+        ink, places = distort(images, identity(1, **changes))[0, 0], torch.arange(28) - 13.5
+        return (ink.sum(0) @ places / ink.sum()).item(), (ink.sum(1) @ places / ink.sum()).item()
+
+    assert center() == pytest.approx((7, 0), abs=0.01)
+    assert center(shift=torch.tensor([[2.0, -3.0]])) == pytest.approx((9, -3), abs=0.01)
+    assert center(angle=torch.tensor([math.pi / 2])) == pytest.approx((0, -7), abs=0.01)
+    assert center(scale=torch.tensor([[0.5, 1.0]])) == pytest.approx((3.5, 0), abs=0.1)
+    images = images.transpose(2, 3)  # below the center
+    assert center(shear=torch.tensor([0.5])) == pytest.approx((3.5, 7), abs=0.1)
+
+
+def test_distortions_stay_in_their_limits_and_differ_between_images() -> None:
+    distortion = ALL.draw(5000, torch.Generator().manual_seed(2))
+    for values, limit in (
+        (distortion.angle, math.radians(15)),
+        (distortion.shear, math.tan(math.radians(10))),
+        (distortion.shift, 2),
+        (distortion.scale - 1, 0.15),
+    ):
+        assert 0.98 * limit < values.abs().max() <= limit + 1e-6
+        assert values.mean().abs() < 0.05 * limit
+        assert len(set(values.flatten().tolist())) > 4000
+    assert distortion.elastic.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_all_randomness_comes_from_the_generator() -> None:
+    images = random_images(64)
+    first = ALL(images, torch.Generator().manual_seed(3))
+    torch.manual_seed(7)
+    assert torch.equal(first, ALL(images, torch.Generator().manual_seed(3)))
+    assert not torch.equal(first, ALL(images, torch.Generator().manual_seed(4)))
+    assert first.min() >= 0 and first.max() <= 1
+
+
+def test_light_share_is_the_fraction_of_images_that_change() -> None:
+    images = torch.zeros(4000, 1, 28, 28)
+    changed = Augmentation(background=0.5, light_share=0.3)(images, torch.Generator().manual_seed(5))
+    is_changed = changed.flatten(1).amax(1) > 0
+    assert is_changed.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert 0.45 < changed.max() <= 0.5
+
+
+def test_inversion_gives_dark_ink_on_bright_paper() -> None:
+    images = random_images(2000)
+    changed = Augmentation(inversion=0.3, light_share=1)(images, torch.Generator().manual_seed(7))
+    is_inverted = (changed - (1 - images)).flatten(1).abs().amax(1) < 1e-6
+    assert is_inverted.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(changed[~is_inverted], images[~is_inverted])
+
+
+def test_contrast_dims_ink_and_erasing_covers_a_rectangle() -> None:
+    ink = torch.ones(2000, 1, 28, 28)
+    dimmed = Augmentation(contrast=0.4, light_share=1)(ink, torch.Generator().manual_seed(6))
+    assert dimmed.flatten(1).std(1).max() < 1e-6
+    assert dimmed.min().item() == pytest.approx(0.6, abs=0.01)
+    erased = Augmentation(erasing=8, light_share=1)(ink, torch.Generator().manual_seed(6)) < 1
+    assert 6 <= erased.any(3).sum(2).max() <= 8
+    assert 6 <= erased.any(2).sum(2).max() <= 8
+    assert torch.equal(erased, erased.any(3, keepdim=True) & erased.any(2, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rotation": 181}, "augmentation.rotation 181 is not allowed; it must be between 0 and 180"),
+        ({"shear": -1}, "augmentation.shear -1 is not allowed; it must be between 0 and 80"),
+        ({"inversion": 1.5}, "augmentation.inversion 1.5 is not allowed; it must be between 0 and 1"),
+        ({"noise": float("nan")}, "augmentation.noise nan is not allowed; it must be 0 or more"),
+        ({"elastic_nodes": 1}, "augmentation.elastic_nodes 1 is not allowed; it must be 2 or more"),
+    ],
+)
+def test_wrong_limits_are_reported(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Augmentation(**options)
+    assert str(error.value) == message

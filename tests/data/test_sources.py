@@ -1,0 +1,47 @@
+"""The table of datasets is complete and correct."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from torchvision import datasets
+
+from mnist_lightning.data import reading, sources
+from mnist_lightning.errors import UserError
+
+
+@pytest.mark.parametrize("name", sources.SOURCES)
+def test_every_dataset_is_complete(name: str) -> None:
+    source = sources.find_source(name)
+    assert len(source.class_names) == len(set(source.class_names)) == (47 if name == "EMNISTBalanced" else 10)
+    assert hasattr(datasets, source.torchvision_class)
+    for split in ("train", "test"):
+        assert ["images" in file.name for file in source.files[split]] == [True, False]
+        assert all(file.decompressed or file.compressed for file in source.files[split])
+
+
+def test_unknown_dataset_is_reported() -> None:
+    with pytest.raises(UserError) as error:
+        sources.find_source("CIFAR")
+    assert str(error.value) == (
+        "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced"
+    )
+
+
+def test_bundled_files_match_their_checksums() -> None:
+    lines = [line.split() for line in (sources.BUNDLED_DIR / "SHA256SUMS").read_text().splitlines()]
+    assert len(lines) == 4
+    for digest, name in lines:
+        assert hashlib.sha256((sources.BUNDLED_DIR / name).read_bytes()).hexdigest() == digest
+
+
+def test_mean_and_std_are_those_of_the_training_images() -> None:
+    images, _ = reading.load("MNIST", "train", Path("data"))
+    pixels = images.double() / 255
+    source = sources.SOURCES["MNIST"]
+    assert (round(pixels.mean().item(), 4), round(pixels.std().item(), 4)) == (source.mean, source.std)
+
+
+def test_suspected_label_errors_are_test_images() -> None:
+    assert len(set(sources.SUSPECTED_LABEL_ERRORS)) == 15
+    assert all(0 <= index < 10_000 for index in sources.SUSPECTED_LABEL_ERRORS)

@@ -1,0 +1,50 @@
+"""The layers of the CNN."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.models import CNN
+from mnist_lightning.models.cnn import EdgeConv2d
+
+
+@pytest.mark.parametrize("edges_only", [False, True])
+@pytest.mark.parametrize("pool_after", [1, 2, 3])
+def test_pooling_follows_the_given_convolution(pool_after: int, edges_only: bool) -> None:
+    network = CNN(widths=(4, 6, 8), pool_after=pool_after, edges_only=edges_only).network
+    assert isinstance(network, torch.nn.Sequential)
+    assert isinstance(network[0], EdgeConv2d) == edges_only
+    shapes = []
+    features = torch.zeros(2, 1, 28, 28)
+    for layer in network:
+        features = layer(features)
+        if isinstance(layer, torch.nn.Conv2d):
+            shapes.append(tuple(features.shape[1:]))
+    assert shapes == [(width, *((14, 14) if number < pool_after else (7, 7))) for number, width in enumerate((4, 6, 8))]
+
+
+def test_edges_do_not_depend_on_polarity_and_brightness_of_the_paper() -> None:
+    layer = EdgeConv2d(8)
+    images = torch.rand(4, 1, 28, 28)
+    edges = layer(images)
+    torch.testing.assert_close(layer(1 - images), edges)
+    torch.testing.assert_close(layer(0.3 + images), edges)
+    torch.testing.assert_close(layer(torch.full_like(images, 0.7)), torch.zeros_like(edges))
+    assert edges.mean() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": (1, 0)}, "widths [1, 0] is not allowed; it must be 1 or more each, such as [16, 32, 64]"),
+        ({"widths": ()}, "widths [] is not allowed; it must be 1 or more each, such as [16, 32, 64]"),
+        ({"widths": (1, 2), "pool_after": 3}, "pool_after 3 is not allowed; it must be between 1 and 2"),
+        ({"dropout": 1.0}, "dropout 1.0 is not allowed; it must be at least 0 and less than 1"),
+    ],
+)
+def test_wrong_arguments_are_reported(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        CNN(**options)
+    assert str(error.value) == message

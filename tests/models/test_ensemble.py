@@ -1,0 +1,70 @@
+"""Checkpoints become models again, and several of them one classifier."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_lightning.__main__ import main
+from mnist_lightning.errors import UserError
+from mnist_lightning.models import CNN, MLP
+from mnist_lightning.models.ensemble import Ensemble, known_classes, rebuild
+from mnist_lightning.runs import checkpoints
+from mnist_lightning.runs.folders import PRETRAINED
+from tests.conftest import BEST, SMALL
+
+LAST = BEST.with_name("last.ckpt")
+TINY = {"mean": 0.2, "std": 0.3}
+
+
+def test_rebuilt_model_is_calibrated_and_in_evaluation_mode(run: Path) -> None:
+    stored = checkpoints.read(BEST)
+    model = rebuild(stored)
+    assert not model.training
+    assert model.hparams["hidden_sizes"] == [24]
+    assert model.temperature == stored.weights["temperature"] != 1
+
+
+def test_unknown_class_is_reported() -> None:
+    stored = dataclasses.replace(checkpoints.read(PRETRAINED), model_class="os.system")
+    with pytest.raises(UserError, match=r"holds a os\.system; import it first \(imported: mnist_lightning\.models\."):
+        rebuild(stored)
+
+
+def test_user_defined_subclasses_are_found() -> None:
+    class Own(CNN):
+        pass
+
+    known = known_classes()
+    assert (known["mnist_lightning.models.CNN"], known["mnist_lightning.models.MLP"]) == (CNN, MLP)
+    assert known[f"{__name__}.{Own.__qualname__}"] is Own
+
+
+def test_mismatched_weights_are_reported() -> None:
+    stored = checkpoints.read(PRETRAINED)
+    for options in ({"widths": [1, 2]}, {"depth": 3}):
+        wrong = dataclasses.replace(stored, model_options={**stored.model_options, **options})
+        with pytest.raises(UserError, match=rf"^checkpoint {PRETRAINED} does not fit this version \("):
+            rebuild(wrong)
+
+
+def test_ensemble_is_the_mean_of_calibrated_probabilities(run: Path) -> None:
+    main(["fit", *SMALL, "--model", "CNN", "--model.init_args.widths", "[4, 4]", "--trainer.max_epochs", "1"])
+    paths = [LAST, Path("lightning_logs/version_1/checkpoints/best.ckpt")]
+    images = torch.randn(20, 1, 28, 28)
+    ensemble = Ensemble([str(path) for path in paths], **TINY).eval()
+    with torch.inference_mode():
+        members = [rebuild(checkpoints.read(path)).calibrated_logits(images).softmax(1) for path in paths]
+        together = ensemble(images).softmax(1)
+    torch.testing.assert_close(together, sum(members) / 2)
+    assert ensemble.ckpt_paths == paths
+
+
+def test_unusable_members_are_reported(run: Path) -> None:
+    with pytest.raises(UserError, match=r"^ckpt_paths is empty; name one or more checkpoints$"):
+        Ensemble([])
+    with pytest.raises(UserError, match=r"^checkpoint no\.ckpt is not a file"):
+        Ensemble(["no.ckpt"])
+    with pytest.raises(UserError, match=r"best\.ckpt was trained on data with .*'mean': 0\.2.*'mean': 0\.5"):
+        Ensemble([str(BEST)], mean=0.5, std=0.3)

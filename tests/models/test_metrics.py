@@ -1,0 +1,45 @@
+"""Scores equal scikit-learn's, and calibration finds the temperature."""
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from torch.nn import functional as F
+
+from mnist_lightning.models.metrics import Calibration, Scores
+
+
+def test_scores_over_unequal_batches_equal_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1000, 10, generator=generator)
+    labels = torch.randint(0, 10, (1000,), generator=generator)
+    scores = Scores(10)
+    for start in range(0, 1000, 300):
+        part, targets = logits[start : start + 300], labels[start : start + 300]
+        scores.update(part, targets, F.cross_entropy(part, targets))
+    values = scores.compute()
+    predictions = logits.argmax(1)
+    assert values["accuracy"].item() == pytest.approx(accuracy_score(labels, predictions), abs=1e-7)
+    assert values["loss"].item() == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
+    assert values["confusion"].tolist() == confusion_matrix(labels, predictions).tolist()
+
+
+def test_reset_clears_the_scores() -> None:
+    scores = Scores(3)
+    scores.update(torch.eye(3), torch.tensor([0, 1, 1]), torch.tensor(1.0))
+    assert scores.compute()["confusion"].tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+    scores.reset()
+    scores.update(torch.eye(3), torch.tensor([0, 1, 2]), torch.tensor(1.0))
+    assert scores.compute()["confusion"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_calibration_finds_the_temperature_that_logits_were_multiplied_with(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)  # perfectly calibrated
+    calibration = Calibration()
+    for part, targets in zip((logits * temperature).chunk(7), labels.chunk(7), strict=True):
+        calibration.update(part, targets)
+    found, loss_sum = calibration.compute()
+    assert found.item() == pytest.approx(temperature, rel=0.05)
+    assert loss_sum.item() == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-3)

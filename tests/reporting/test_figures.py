@@ -1,0 +1,76 @@
+"""Figures show what the numbers say."""
+
+import numpy as np
+import torch
+
+from mnist_lightning.reporting import figures
+
+
+def test_confusion_figure_shows_rare_errors_and_leaves_empty_cells_white() -> None:
+    confusion = torch.tensor([[1000, 0], [1, 999]])
+    figure = figures.confusion_figure(confusion, ["a", "b"], "title")
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "1000", "999"]
+    colors = axes.images[0].to_rgba(np.asarray(axes.images[0].get_array()))
+    darkness = 1 - np.asarray(colors)[:, :, :3].mean(2)
+    assert darkness[0, 1] < 0.05 < darkness[1, 0] < 0.5 < darkness[0, 0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("prediction", "label", "title")
+
+
+def test_mistakes_are_labeled_and_suspected_label_errors_are_gray() -> None:
+    probabilities = torch.tensor([[0.2, 0.8, 0], [1, 0, 0], [0.001, 0, 0.999], [0.5, 0.2, 0.3]])
+    labels, images = torch.tensor([0, 0, 1, 2]), torch.zeros(4, 28, 28, dtype=torch.uint8)
+    images[2] = 200
+    figure = figures.mistakes_figure(images, labels, probabilities, ["4", "9", "1"], suspected=[0])
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts] == ["9 as 1\n99.9%", "4 as 9\n80.0% ?", "1 as 4\n50.0%"]
+    assert [text.get_color() for text in texts] == ["black", "gray", "black"]
+    canvas = np.asarray(figure.axes[0].images[0].get_array())
+    assert np.count_nonzero(canvas[:, :34]) == np.count_nonzero(canvas) == 784  # the most confident mistake is first
+
+
+def test_mistakes_figure_without_mistakes_says_none() -> None:
+    images, labels, correct = torch.zeros(2, 28, 28, dtype=torch.uint8), torch.tensor([0, 1]), torch.eye(2)
+    figure = figures.mistakes_figure(images, labels, correct, ["0", "1"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["none"]
+
+
+def test_contact_sheet_shows_the_first_hundred_images_side_by_side() -> None:
+    images = [np.full((28, 28), number, np.uint8) for number in range(120)]
+    figure = figures.contact_sheet(images, ["7"] * 120, [0.95, 0.5] * 60)
+    canvas = np.asarray(figure.axes[0].images[0].get_array())
+    assert [np.count_nonzero(canvas == number) for number in (1, 99, 100)] == [784, 784, 0]
+    assert [(text.get_text(), text.get_color()) for text in figure.axes[0].texts[:2]] == [
+        ("7  95%", "black"),
+        ("7  50%", "firebrick"),
+    ]
+
+
+def test_reliability_figure_has_a_point_at_the_means_of_each_bin() -> None:
+    confidences = torch.tensor([0.95, 0.97, 0.99, 0.52])
+    figure = figures.reliability_figure(confidences, torch.tensor([True, True, False, True]))
+    points = np.asarray(figure.axes[0].lines[1].get_xydata())
+    np.testing.assert_allclose(points, np.array([[0.52, 1], [0.97, 2 / 3]]), atol=1e-6)
+    assert figure.axes[0].get_title() == "expected calibration error 34.75%"
+
+
+def test_curves_count_epochs_from_one_and_mark_the_best() -> None:
+    history = [
+        {"epoch": n, "train/loss": 1 / (n + 1), "train/accuracy": 0.9, "val/loss": 0.5 / (n + 1), "val/accuracy": value}
+        for n, value in enumerate((0.8, 0.95, 0.95, 0.94))
+    ]
+    figure = figures.curves_figure(history, history[2])
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["train", "val", "best epoch: 3"]
+    assert [np.asarray(line.get_xdata()).tolist() for line in loss.lines[:2]] == [[1, 2, 3, 4]] * 2
+    assert np.asarray(loss.lines[2].get_xdata()).tolist() == [3, 3]
+    assert np.asarray(accuracy.lines[1].get_ydata()).tolist() == [0.8, 0.95, 0.95, 0.94]
+
+
+def test_curves_skip_epochs_without_validation() -> None:
+    history = [{"epoch": n, "train/loss": 0.5, "train/accuracy": 0.9} for n in range(4)]
+    for row in history[1::2]:
+        row |= {"val/loss": 0.4, "val/accuracy": 0.8}
+    _, accuracy = figures.curves_figure(history).axes
+    assert [np.asarray(line.get_xdata()).tolist() for line in accuracy.lines[:2]] == [[1, 2, 3, 4], [2, 4]]

@@ -1,0 +1,84 @@
+"""Reports equal scikit-learn's, and files hold what was computed."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn import metrics
+from torch.nn.functional import one_hot
+
+from mnist_lightning.reporting import reports
+
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.randint(0, 3, (500,), generator=GENERATOR)
+PREDICTIONS = torch.where(torch.rand(500, generator=GENERATOR) < 0.9, LABELS, (LABELS + 1) % 3)
+NAMES = ["cat", "dog", "eel"]
+CONFUSION = torch.from_numpy(metrics.confusion_matrix(LABELS, PREDICTIONS))
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_report_equals_scikit_learn(as_dict: bool) -> None:
+    expected = metrics.classification_report(
+        LABELS, PREDICTIONS, target_names=NAMES, digits=4, output_dict=as_dict, zero_division=0.0
+    )
+    assert reports.classification_report(CONFUSION, NAMES, as_dict) == expected
+
+
+def test_class_that_never_occurs_has_a_score_of_zero() -> None:
+    confusion = torch.tensor([[3, 0], [0, 0]])
+    assert reports.classification_report(confusion, ["a", "b"], as_dict=True)["b"]["f1-score"] == 0.0
+
+
+def test_all_files_are_written(tmp_path: Path) -> None:
+    probabilities = 0.7 * one_hot(PREDICTIONS, 3) + 0.1
+    images = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=GENERATOR)
+    drawn = reports.write_report(tmp_path, images, LABELS, probabilities, NAMES, {"dataset": "Pets"}, suspected=[3])
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    accuracy = metrics.accuracy_score(LABELS, PREDICTIONS)
+    low, high = binomtest(int((LABELS == PREDICTIONS).sum()), 500).proportion_ci(method="wilson")
+    assert written == {
+        "accuracy": accuracy,
+        "accuracy_95_percent_interval": [pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5)],
+        "macro_f1": pytest.approx(metrics.f1_score(LABELS, PREDICTIONS, average="macro")),
+        "expected_calibration_error": pytest.approx(abs(accuracy - 0.8), abs=1e-6),
+        "num_images": 500,
+        "dataset": "Pets",
+    }
+    with (tmp_path / "confusion_matrix.csv").open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["label", *NAMES]
+    assert [row[0] for row in rows] == NAMES
+    assert [[int(cell) for cell in row[1:]] for row in rows] == CONFUSION.tolist()
+    assert "weighted avg" in (tmp_path / "classification_report.txt").read_text()
+    report = json.loads((tmp_path / "classification_report.json").read_text())
+    assert report["cat"]["support"] == CONFUSION[0].sum()
+    assert set(drawn) == {"confusion_matrix", "mistakes", "reliability"}
+    for name in drawn:
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 300
+    num_correct = int((LABELS == PREDICTIONS).sum())
+    assert drawn["confusion_matrix"].axes[0].get_title() == f"{num_correct} of 500 correct: {accuracy:.2%}"
+
+
+def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
+    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    reports.write_predictions(tmp_path / "p.csv", ["x/0", "x/1"], probabilities, ["a", "b"], {"target": ["a", "a"]})
+    assert (tmp_path / "p.csv").read_text() == (
+        "source,prediction,confidence,p0,p1,target\n"
+        "x/0,b,0.750000,0.250000,0.750000,a\n"
+        "x/1,a,1.000000,1.000000,0.000000,a\n"
+    )
+
+
+def test_uncertain_predictions_are_left_empty(tmp_path: Path) -> None:
+    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    assert reports.write_predictions(tmp_path / "p.csv", ["x", "y"], probabilities, ["a", "b"], {}, 0.8) == 1
+    assert (tmp_path / "p.csv").read_text().splitlines()[1:] == [
+        "x,,0.750000,0.250000,0.750000",
+        "y,a,1.000000,1.000000,0.000000",
+    ]
+    assert reports.write_predictions(tmp_path / "p.csv", ["x", "y"], probabilities, ["a", "b"], {}, 0.75) == 0

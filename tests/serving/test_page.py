@@ -1,0 +1,239 @@
+"""The page in a real browser: drawing, photos, and a server that restarts."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from benchmarks.serving import Service, serve
+from tests.conftest import UInt8, png, scan
+from tests.serving.strokes import STYLES, UPRIGHT, Stroke
+
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+CAMERA = "--disable-sync --no-first-run --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    assert executable, "these tests need Debian's chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=[*FLAGS.split(), *CAMERA.split()])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def service(exported: Path) -> Iterator[Service]:
+    with serve("--model", str(exported)) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, service: Service, **options: Any) -> Iterator[Page]:
+    """Opens the page; errors of its script and violations of the security policy fail the test."""
+    with browser.new_context(**options) as context:
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        yield page
+        assert not problems
+
+
+@pytest.fixture
+def page(browser: Browser, service: Service) -> Iterator[Page]:
+    with opened(browser, service) as page:
+        yield page
+
+
+def draw(page: Page, strokes: list[Stroke]) -> None:
+    box = page.locator("#pad").bounding_box()
+    assert box is not None
+    for stroke in strokes:
+        points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for point in points[1:]:
+            page.mouse.move(*point, steps=2)
+        page.mouse.up()
+
+
+def write_photo(images: UInt8) -> Path:
+    """Writes a photo of images side by side."""
+    path = Path("photo.png")
+    path.write_bytes(png(scan(np.hstack(list(images)), 6)))
+    return path
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None:
+    predictions = {}
+    for digit, strokes in STYLES[style].items():
+        with page.expect_response("**/predict") as answered:
+            draw(page, strokes[:1])
+        for stroke in strokes[1:]:
+            with page.expect_response("**/predict") as answered:
+                draw(page, [stroke])
+        expected = answered.value.json()["predictions"][0]["prediction"]
+        expect(page.locator("#answer")).to_have_text(expected)
+        predictions[digit] = expected
+        page.get_by_role("button", name="Clear").click()
+    assert sum(digit == prediction for digit, prediction in predictions.items()) >= 9, predictions
+
+
+def test_answer_shows_bars_and_what_the_model_sees(page: Page) -> None:
+    draw(page, UPRIGHT["7"])
+    expect(page.locator("#answer")).to_have_text("7")
+    first = page.locator("#bars li.first")
+    expect(first.locator(".name")).to_have_text("7")
+    expect(first).to_contain_text(re.compile(r"\d\d\.\d\s?%$"))
+    assert page.locator("#bars li").count() == 10
+    inked = """document.getElementById('seen').getContext('2d').getImageData(0, 0, 28, 28).data
+        .filter((value, place) => place % 4 == 0 && value > 128).length"""
+    assert 30 < page.evaluate(inked) < 300
+
+
+def test_undo_removes_a_stroke_and_clear_removes_all(page: Page) -> None:
+    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+    draw(page, [[(0.5, 0.2), (0.5, 0.8)]])
+    expect(page.locator("#answer")).to_have_text("1")
+    draw(page, UPRIGHT["0"])
+    expect(page.locator("#answer")).not_to_have_text("1")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#answer")).to_have_text("1")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#answer")).to_have_text("?")
+    expect(page.locator("#hint")).to_be_visible()
+
+
+def test_keyboard_undoes_and_clears(page: Page) -> None:
+    draw(page, [[(0.5, 0.2), (0.5, 0.8)]])
+    expect(page.locator("#answer")).to_have_text("1")
+    draw(page, UPRIGHT["0"])
+    expect(page.locator("#answer")).not_to_have_text("1")
+    page.keyboard.press("Control+z")
+    expect(page.locator("#answer")).to_have_text("1")
+    page.keyboard.press("Escape")
+    expect(page.locator("#answer")).to_have_text("?")
+    draw(page, UPRIGHT["7"])
+    expect(page.locator("#answer")).to_have_text("7")
+    page.keyboard.press("Delete")
+    expect(page.locator("#answer")).to_have_text("?")
+    for name in ("undo", "clear", "choose", "camera"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == name
+
+
+def test_touch_input_draws(browser: Browser, service: Service) -> None:
+    with opened(browser, service, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as page:
+        box = page.locator("#pad").bounding_box()
+        assert box is not None
+        session = page.context.new_cdp_session(page)
+        points = [
+            {"x": box["x"] + 0.5 * box["width"], "y": box["y"] + y * box["height"]} for y in np.linspace(0.2, 0.8, 9)
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": points[:1]})
+        for point in points[1:]:
+            session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        expect(page.locator("#answer")).to_have_text("1")
+        assert page.evaluate("scrollY") == 0
+
+
+def test_digits_of_a_photo_have_boxes(page: Page, mnist_images: UInt8) -> None:
+    page.set_input_files("#file", write_photo(mnist_images[:4]))
+    expect(page.locator("#boxes button")).to_have_count(4)
+    expect(page.locator("#answer")).to_have_text("7210")
+    assert [page.locator("#boxes button").nth(i).get_attribute("data-text") for i in range(4)] == list("7210")
+    page.locator("#boxes button").nth(1).click()
+    expect(page.locator("#bars li.first .name")).to_have_text("2")
+    pad, box = page.locator("#pad").bounding_box(), page.locator("#boxes button").first.bounding_box()
+    assert pad is not None and box is not None
+    assert abs((box["x"] + box["width"] / 2 - pad["x"]) / pad["width"] - 1 / 8) < 0.05
+    assert abs((box["y"] + box["height"] / 2 - pad["y"]) / pad["height"] - 1 / 2) < 0.05
+    page.keyboard.press("Escape")
+    expect(page.locator("#boxes button")).to_have_count(0)
+
+
+def test_photo_larger_than_the_limit_is_reduced_first(page: Page, mnist_images: UInt8) -> None:
+    photo = Image.open(write_photo(mnist_images[:3])).resize((4800, 1600)).convert("RGB")
+    noise = np.random.default_rng(0).integers(0, 60, (1600, 4800, 3), "u1")
+    Image.fromarray((np.asarray(photo) * 0.8).astype("u1") + noise // 2).save("large.jpg", quality=98)
+    assert Path("large.jpg").stat().st_size > 2 * 1024**2
+    page.set_input_files("#file", "large.jpg")
+    expect(page.locator("#answer")).to_have_text("721")
+
+
+def test_unusable_file_is_reported(page: Page) -> None:
+    Path("text.png").write_text("hello")
+    page.set_input_files("#file", "text.png")
+    expect(page.locator("#status")).to_have_text("This browser can't show that file. A PNG or JPEG will do.")
+    Image.new("L", (100, 100), 255).save("white.png")
+    page.set_input_files("#file", "white.png")
+    expect(page.locator("#status")).to_contain_text("the image is blank")
+    draw(page, UPRIGHT["7"])
+    expect(page.locator("#answer")).to_have_text("7")
+    expect(page.locator("#status")).to_have_text("")
+
+
+def test_camera_takes_a_photo(page: Page) -> None:
+    page.get_by_role("button", name="Camera").click()
+    expect(page.locator("#viewfinder")).to_be_visible()
+    expect(page.locator("#video")).not_to_have_js_property("videoWidth", 0)
+    with page.expect_response("**/predict?digits=many") as answered:
+        page.locator("#take").click()
+    assert answered.value.status in (200, 422)
+    expect(page.locator("#viewfinder")).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_page_fits_any_screen(browser: Browser, service: Service, width: int) -> None:
+    with opened(browser, service, viewport={"width": width, "height": 800}) as page:
+        draw(page, UPRIGHT["8"])
+        expect(page.locator("#answer")).to_have_text("8")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        side_by_side = page.evaluate("document.querySelectorAll('section')[1].getBoundingClientRect().left > 300")
+        assert side_by_side == (width > 704)
+
+
+def test_dark_mode_changes_the_colors_but_not_the_answer(page: Page) -> None:
+    draw(page, UPRIGHT["3"])
+    expect(page.locator("#answer")).to_have_text("3")
+    shown = page.locator("#bars").inner_text()
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    page.keyboard.press("Escape")
+    draw(page, UPRIGHT["3"])
+    expect(page.locator("#bars")).to_have_text(shown, use_inner_text=True)
+
+
+def test_every_control_has_an_accessible_name(page: Page) -> None:
+    unnamed = """[...document.querySelectorAll('button, input, canvas, section, output, ol, dialog')].filter((part) =>
+        !part.getAttribute('aria-label') && !(part.tagName === 'BUTTON' && part.textContent.trim())
+    ).map((part) => part.outerHTML)"""
+    assert page.evaluate(unnamed) == []
+    assert page.locator("#answer").get_attribute("aria-live") == "polite"
+    assert page.locator("html").get_attribute("lang") == "en"
+
+
+def test_page_reports_a_lost_server_and_reconnects(browser: Browser, exported: Path) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        with serve("--model", str(exported)) as service:
+            page.goto(f"http://127.0.0.1:{service.port}/")
+        draw(page, UPRIGHT["7"])
+        expect(page.locator("#status")).to_have_text("The server isn't responding. Retrying…")
+        with serve("--model", str(exported), "--port", str(service.port)):
+            expect(page.locator("#answer")).to_have_text("7", timeout=10_000)
+            expect(page.locator("#status")).to_have_text("")
