@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.errors import UserError, did_you_mean, one_line
 
 COMMANDS = {
     "fit": "train a classifier",
@@ -25,7 +25,7 @@ HELP = f"""usage: python -m mnist_lightning COMMAND [FLAGS]
 
 {chr(10).join(f"  {name:<9} {text}" for name, text in COMMANDS.items())}
 
-COMMAND --help lists a command's flags; --version prints the version.
+COMMAND --help explains a command; --version prints the version.
 To start: python -m mnist_lightning fit
 """
 
@@ -47,7 +47,13 @@ def main(args: Sequence[str] | None = None) -> None:
     else:
         try:
             if command not in COMMANDS:
-                raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
+                similar = did_you_mean(command, COMMANDS)
+                raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}{similar}")
+            if wanted := {"-h", "--help", "--help-all"} & {*flags}:
+                from mnist_lightning.commands import help as pages
+
+                print(pages.page(command), *([pages.all_flags()] if "--help-all" in wanted else []), sep="\n", end="")
+                return
             module = importlib.import_module(f"mnist_lightning.commands.{MODULES.get(command, command)}")
             getattr(module, command)(flags)
         except UserError as error:

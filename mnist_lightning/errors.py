@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +20,12 @@ def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> Non
     """Raises a UserError that states the value and what is allowed, unless `is_allowed`."""
     if not is_allowed:
         raise UserError(f"{name} {value} is not allowed; it must be {allowed}")
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Returns a question about the most similar of the allowed names, to append to an error; or nothing."""
+    similar = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.65)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def one_line(error: BaseException, max_length: int = 1000) -> str:
@@ -55,4 +62,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises a UserError."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        similar = did_you_mean(unknown[1], re.findall(r"--\w+", self.format_usage())) if unknown else ""
+        raise UserError(f"{message}; see {self.prog} --help{similar}")

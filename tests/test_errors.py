@@ -56,5 +56,5 @@ def test_missing_package_is_reported_with_the_extra_to_install() -> None:
 
 def test_wrong_flag_is_reported_with_the_way_to_help() -> None:
     with pytest.raises(UserError) as error:
-        Parser("mnist_lightning serve").parse_args(["--prot", "80"])
-    assert str(error.value) == "unrecognized arguments: --prot 80; see mnist_lightning serve --help"
+        Parser("mnist_lightning serve").parse_args(["--workers", "2"])
+    assert str(error.value) == "unrecognized arguments: --workers 2; see mnist_lightning serve --help"

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import inspect
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -14,14 +16,14 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mnist_lightning import console
 from mnist_lightning.arguments import flags as command_flags
 from mnist_lightning.arguments import settings
 from mnist_lightning.data.module import MNISTDataModule
-from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.errors import UserError, did_you_mean, one_line
 from mnist_lightning.files import UnwritableError, write_atomically
 from mnist_lightning.models import Classifier, Ensemble
 from mnist_lightning.models.classifier import class_path
@@ -29,6 +31,7 @@ from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs import checkpoints, folders
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.history import TrainingHistory
+from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
 from mnist_lightning.training.saving import BestCheckpoint, make_last_checkpoint
 
@@ -72,7 +75,7 @@ class CLI(LightningCLI):
         except UserError:
             raise
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-            raise UserError(_explain(error, command)) from error
+            raise UserError(_explain(error, command, self.parser.format_usage())) from error
         console.console.quiet = not self.trainer.is_global_zero
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -80,20 +83,17 @@ class CLI(LightningCLI):
         for name in command_flags.LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
-        text = "Checkpoint: a file, best or last of the newest run, or pretrained (default: best)."
-        text = "Checkpoint to resume: a file, or last (default: train a new model)." if self.command == "fit" else text
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=text)
+        parser.add_argument("--ckpt_path", type=str | None, default=None)
         self.add_flags(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the checkpoint's options, then the flags, which override them."""
         flags = command_flags.normalize(args)
         stored = None
-        if not {"-h", "--help", "--model.help"} & set(flags):
-            ckpt_path, root_dir = command_flags.named_checkpoint(flags)
-            if ckpt_path := ckpt_path or (None if self.command == "fit" else "best"):
-                logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
-                stored = checkpoints.read(folders.find_checkpoint(ckpt_path, logs_dir, self.command == "fit"))
+        ckpt_path, root_dir = command_flags.named_checkpoint(flags)
+        if ckpt_path := ckpt_path or (None if self.command == "fit" else "best"):
+            logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
+            stored = checkpoints.read(folders.find_checkpoint(ckpt_path, logs_dir, self.command == "fit"))
         self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored), *flags])
         if isinstance(seed := self.config.seed_everything, bool):
             raise UserError(f"--seed_everything {seed} is not allowed; it must be a number, to make the run repeatable")
@@ -133,7 +133,7 @@ class CLI(LightningCLI):
         settings.check(self.command, config)
         callbacks = [*self.callbacks]
         if has_bar := config.enable_progress_bar or (config.enable_progress_bar is None and sys.stdout.isatty()):
-            callbacks.append(TQDMProgressBar(refresh_rate=50))  # each update formats all metrics
+            callbacks.append(PassBar())
         if self.command == "fit":
             callbacks += [self.history, ExactResume()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
@@ -205,16 +205,20 @@ class CLI(LightningCLI):
             yield run_dir
 
 
-def _explain(error: Exception, command: str) -> str:
-    """Returns a jsonargparse error without the types and values that it repeats for each alternative."""
+def _explain(error: Exception, command: str, usage: str) -> str:
+    """Returns a jsonargparse error without what it repeats for each alternative, and with a suggestion."""
     text = str(error)
     key = text.partition("\n")[0] if text.startswith("Parser key") and "Errors:" in text else ""
     reason = text.rpartition("Errors:")[2].partition("Given value")[0].replace("- Expected a <class 'NoneType'>", "")
     line = " ".join(f"{key} {reason}".replace(" - ", " ").split())
     if isinstance(error, argparse.ArgumentError):
-        names = ", ".join(model.__name__ for model in known_classes().values())
-        line += f"; models are {names}" if 'key "model"' in text else ""
+        models = {model.__name__: model for model in known_classes().values()}
+        line += f"; models are {', '.join(models)}" if "import path" in text else ""
         line += f"; see {console.command_line(command, '--help')}"
+        if unknown := re.search(r"(?:unrecognized arguments: |Option '|import path string: )([^\s=']+)", text):
+            classes: list[Any] = [Classifier, *models.values()]
+            options = {name for model in classes for name in inspect.signature(model).parameters}
+            line += did_you_mean(unknown[1], [*options, *models, "--config", *re.findall(r"--[\w.]+", usage)])
     return line
 
 

@@ -45,8 +45,9 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     accuracy, loss = (cli.trainer.callback_metrics[f"{stage}/{name}"].item() for name in ("accuracy", "loss"))
     checkpoint = ", ".join(map(str, cli.ckpt_paths))
     echo(f"checkpoint  {checkpoint}")
-    echo(f"{stage:<11} accuracy {accuracy:.2%}, loss {loss:.4f}, {len(predictions.labels):,} images of {data.dataset}")
+    num_images = len(predictions.labels)
     if not is_complete:
+        echo(f"{stage:<11} accuracy {accuracy:.2%}, loss {loss:.4f}, {num_images:,} images of {data.dataset}")
         return
     details = {
         "loss": loss,
@@ -66,3 +67,8 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
         logger.finalize("success")
     echo((run_dir / stage / "classification_report.txt").read_text())
     echo(f"report      {run_dir / stage}")
+    confusion = reports.confusion_matrix(labels, probabilities.argmax(1), len(data.class_names))
+    echo(f"mistakes    {reports.frequent_mistakes(confusion, data.class_names) or 'none'}")
+    low, high = reports.accuracy_interval(int(confusion.trace()), num_images)
+    interval = f"95% interval {low:.2%} to {high:.2%}"
+    echo(f"{stage:<11} accuracy {accuracy:.2%} ({interval}), loss {loss:.4f}, {num_images:,} images of {data.dataset}")

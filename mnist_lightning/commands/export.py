@@ -13,7 +13,7 @@ from mnist_lightning.errors import needs_extra
 
 
 def _add_flags(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--output", type=str, default="model.onnx", help="ONNX file to write.")
+    parser.add_argument("--output", type=str, default="model.onnx")
 
 
 def export(flags: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ def fit(flags: Sequence[str]) -> None:
     """Trains a classifier, and prints the validation result, the run folder and the next command."""
     cli = CLI("fit", flags)
     model, data, trainer, history = cli.model, cli.datamodule, cli.trainer, cli.history
+    history.is_verbose = True
     data.setup("fit")  # missing data is reported before there is a run folder
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     echo(

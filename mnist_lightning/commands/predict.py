@@ -26,14 +26,10 @@ Digits = list[tuple[Path, Digit]]  # each digit with the file that it was found 
 
 
 def _add_flags(parser: LightningArgumentParser) -> None:
-    text = "CSV file to write (default: predictions.csv in the run folder)."
-    parser.add_argument("--output", type=str | None, default=None, help=text)
-    text = "Your own images: files, folders or patterns (default: the dataset's test images)."
-    parser.add_argument("--images", type=list[str] | None, default=None, help=text)
-    text = "Whether an image holds one digit, or many in lines of separate ones."
-    parser.add_argument("--digits", type=Literal["one", "many"], default="one", help=text)
-    text = "Predictions below this confidence, in [0, 1], are left empty."
-    parser.add_argument("--min_confidence", type=float, default=0.0, help=text)
+    parser.add_argument("--output", type=str | None, default=None)
+    parser.add_argument("--images", type=list[str] | None, default=None)
+    parser.add_argument("--digits", type=Literal["one", "many"], default="one")
+    parser.add_argument("--min_confidence", type=float, default=0.0)
 
 
 def predict(flags: Sequence[str]) -> None:
@@ -78,7 +74,8 @@ def _read(files: Sequence[Path], many: bool) -> Digits:
 
     found: Digits = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy does most of the work, and releases the GIL
-        progress = track(files, "reading", console=console, transient=True, disable=console.quiet)
+        is_hidden = console.quiet or not console.is_terminal
+        progress = track(files, "reading", console=console, transient=True, disable=is_hidden)
         for path, result in zip(progress, pool.map(find, files), strict=True):
             if isinstance(result, list):
                 found += [(path, digit) for digit in result]
@@ -102,7 +99,8 @@ def _write(cli: CLI, predictions: Predictions, digits: Digits | None, path: Path
         if options.digits == "many":
             names = ("left", "top", "width", "height")
             extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
-            for file, group in itertools.groupby(zip(digits, texts, strict=True), key=lambda item: item[0][0]):
+            shown = [text if p >= options.min_confidence else "?" for text, p in zip(texts, confidences, strict=True)]
+            for file, group in itertools.groupby(zip(digits, shown, strict=True), key=lambda item: item[0][0]):
                 echo(f"{file}: {' / '.join(join_lines([(digit, text) for (_, digit), text in group]))}")
         sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences.tolist())
         reports.write_figure(_sheet_path(path), sheet)
@@ -111,3 +109,5 @@ def _write(cli: CLI, predictions: Predictions, digits: Digits | None, path: Path
     if num_empty:
         echo(f"uncertain   {num_empty:,} of {len(texts):,} predictions have a confidence below {minimum:g}")
     echo(f"predictions {path}")
+    if digits is not None:
+        echo(f"sheet       {_sheet_path(path)}, with what the model saw")

@@ -34,11 +34,11 @@ def serve(flags: Sequence[str]) -> None:
 
 
 def _parse(flags: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(command_line("serve"), description="A page to draw on, and a JSON API.", allow_abbrev=False)
-    parser.add_argument("--ckpt_path", help="file, best, last or pretrained (default: best if any, else pretrained)")
-    parser.add_argument("--model", type=Path, help="ONNX file written by export, instead of a checkpoint")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 listens on all addresses (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0 chooses a free one (default: 8000)")
+    parser = Parser(command_line("serve"), allow_abbrev=False)
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args(flags)
     if args.model and args.ckpt_path:
         raise UserError("--model and --ckpt_path are both given; omit one of them")

@@ -47,19 +47,17 @@ def tune(flags: Sequence[str]) -> None:
 
 def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the command's own flags, and those that each trial passes to `fit`."""
-    parser = Parser(command_line("tune"), description="Other flags go to each trial's fit.", allow_abbrev=False)
-    parser.add_argument("--config", action="append", default=[], help="config; later ones override earlier ones")
-    parser.add_argument("--space", type=Path, required=True, help="YAML file with the search space")
-    parser.add_argument("--trials", type=int, default=20, help="number of trials, over all machines (default: 20)")
-    parser.add_argument("--epochs", type=int, help="epochs per trial (default: a third of the config's)")
-    parser.add_argument("--finalists", type=int, default=3, help="best trials to train in full (default: 3)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds per full training (default: 3)")
-    parser.add_argument("--storage", help="URL of a database that machines share (default: a file in tuning/STUDY)")
-    parser.add_argument("--study", help="name of the search (default: the config's)")
-    parser.add_argument(
-        "--grace_s", type=int, default=60, help="seconds after which a silent machine is dead (default: 60)"
-    )
-    parser.add_argument("--timeout_s", type=float, default=math.inf, help="seconds after which no new trial starts")
+    parser = Parser(command_line("tune"), allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--space", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--finalists", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--storage")
+    parser.add_argument("--study")
+    parser.add_argument("--grace_s", type=int, default=60)
+    parser.add_argument("--timeout_s", type=float, default=math.inf)
     args, others = parser.parse_known_args(flags)
     for name, minimum in (("trials", 1), ("epochs", 1), ("finalists", 1), ("seeds", 1), ("timeout_s", 0)):
         value = getattr(args, name)

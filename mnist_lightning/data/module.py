@@ -99,8 +99,8 @@ class MNISTDataModule(LightningDataModule):
         validation_fraction: Fraction of the training images used for validation, between 0 and 1.
         split_seed: Decides which ones, independently of `seed`.
         num_workers: Processes that load batches; 0 is fastest for images in memory.
-        mean: Mean to normalize with, in [0, 1]; default: the dataset's own.
-        std: Standard deviation to normalize with; default: the dataset's own.
+        mean: Mean to normalize with, in [0, 1]; by default the dataset's own.
+        std: Standard deviation to normalize with; by default the dataset's own.
         augmentation: Distortions of the training images; default: none.
         seed: Decides the order and the augmentation of the training images; on the command line, `seed_everything`.
 

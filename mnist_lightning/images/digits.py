@@ -59,9 +59,23 @@ def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_
 
 
 def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
-    """Returns the text of each line, given an image's digits in reading order with their predictions."""
-    lines = itertools.groupby(digits, key=lambda item: item[0].line)
-    return ["".join(text for _, text in line) for _, line in lines]
+    """Returns the text of each line, given an image's digits in reading order with their predictions.
+
+    A gap that is wide, compared with the other gaps and with the height of the digits, becomes a space.
+    """
+    pairs = [(left, right) for (left, _), right in itertools.pairwise(digits)]
+    gaps = [right.left - left.left - left.width for left, (right, _) in pairs]
+    height = np.median([digit.height for digit, _ in digits])
+    usual = np.median(
+        [gap for gap, (left, (right, _)) in zip(gaps, pairs, strict=True) if left.line == right.line] or 0
+    )
+    lines = [digits[0][1]]
+    for gap, (left, (right, text)) in zip(gaps, pairs, strict=True):
+        if left.line != right.line:
+            lines.append(text)
+        else:
+            lines[-1] += f" {text}" if gap > min(2 * height, max(0.8 * height, 1.5 * usual)) else text
+    return lines
 
 
 def is_mnist(image: Gray) -> bool:

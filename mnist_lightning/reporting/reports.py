@@ -28,6 +28,29 @@ def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict
     return metrics.classification_report(labels, predictions, **classes, **options)
 
 
+def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """Returns counts `(C, C)` int64 for labels and predictions `(N,)`: rows are labels, columns are predictions."""
+    cells = labels.long() * num_classes + predictions
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistakes: int = 3) -> str:
+    """Returns the most frequent mistakes with their counts, such as `4 as 9: 5, 7 as 2: 3`."""
+    counts, cells = confusion.clone().fill_diagonal_(0).flatten().topk(max_mistakes)
+    pairs = [
+        (divmod(cell, len(class_names)), count) for cell, count in zip(cells.tolist(), counts.tolist(), strict=True)
+    ]
+    return ", ".join(f"{class_names[label]} as {class_names[other]}: {n}" for (label, other), n in pairs if n)
+
+
+def accuracy_interval(num_correct: int, num_images: int) -> tuple[float, float]:
+    """Returns Wilson's 95% interval of an accuracy, in [0, 1]."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    low, high = binomtest(num_correct, num_images).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
 def write_report(
     folder: Path,
     images: Tensor,
@@ -42,9 +65,8 @@ def write_report(
     `details` are extra entries of `metrics.json`, `suspected` the indices of labels that may be wrong.
     """
     confidences, predictions = probabilities.max(1)
-    is_correct, num_classes = predictions == labels, len(class_names)
-    cells = labels.long() * num_classes + predictions
-    confusion = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    is_correct = predictions == labels
+    confusion = confusion_matrix(labels, predictions, len(class_names))
     report = classification_report(confusion, class_names, as_dict=True)
     metrics = {**_summary(confidences, is_correct), "macro_f1": report["macro avg"]["f1-score"], **details}
     title = f"{int(is_correct.sum()):,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
@@ -64,12 +86,10 @@ def write_report(
 
 
 def _summary(confidences: Tensor, is_correct: Tensor) -> dict[str, Any]:
-    from scipy.stats import binomtest  # takes a second to import
-
     num_images, num_correct = len(is_correct), int(is_correct.sum())
     return {
         "accuracy": num_correct / num_images,
-        "accuracy_95_percent_interval": [*binomtest(num_correct, num_images).proportion_ci(method="wilson")],
+        "accuracy_95_percent_interval": accuracy_interval(num_correct, num_images),
         "expected_calibration_error": expected_calibration_error(confidences, is_correct),
         "num_images": num_images,
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mnist_lightning.console import echo
 from mnist_lightning.models import Classifier
 from mnist_lightning.reporting import figures, reports
 from mnist_lightning.training import divergence, tensorboard
@@ -24,6 +25,8 @@ class TrainingHistory(Callback):
         self.rows: list[dict[str, float]] = []  # for each epoch its index, its last step, and its scores
         self.run_dir: Path | None = None  # where files go
         self.seconds = 0.0  # of training, including validation and checkpoints
+        self.is_verbose = False  # whether each epoch prints a line
+        self._epoch_start = 0.0
         self._validation: dict[str, float] = {}
 
     @property
@@ -42,7 +45,8 @@ class TrainingHistory(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self.seconds = -time.perf_counter()
+        self._epoch_start = time.perf_counter()
+        self.seconds = -self._epoch_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs validation scores and the confusion matrix."""
@@ -72,6 +76,16 @@ class TrainingHistory(Callback):
             reports.write_csv(self.run_dir / "metrics.csv", [COLUMNS, *rows])
         for logger in tensorboard.loggers(trainer):
             logger.experiment.flush()
+        now = time.perf_counter()
+        if self.is_verbose:
+            echo(self._describe(row, now - self._epoch_start))
+        self._epoch_start = now
+
+    def _describe(self, row: dict[str, float], seconds: float) -> str:
+        text = f"epoch {row['epoch'] + 1:>3.0f}   training loss {row['train/loss']:.4f}"
+        if "val/accuracy" in row:
+            text += f"   validation accuracy {row['val/accuracy']:.2%}, loss {row['val/loss']:.4f}"
+        return f"{text}   {seconds:.1f} s{'   best' if row is self.best else ''}"
 
     def _log(self, trainer: Trainer, scores: dict[str, float]) -> None:
         for logger in trainer.loggers:

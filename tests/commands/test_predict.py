@@ -26,12 +26,14 @@ def test_images_are_predicted_and_unreadable_ones_are_skipped(run: Path, capsys:
     output = capsys.readouterr()
     assert "unreadable: scans/3.png is not in a supported format; use PNG" in output.err
     assert "unreadable  1 of 4 images" in output.out
+    assert f"sheet       {run / 'predictions_sheet.png'}, with what the model saw" in output.out
     rows = read_csv(run / "predictions.csv")
     assert list(rows[0])[-4:] == ["left", "top", "width", "height"]
     assert all(row["prediction"] == "" or float(row["confidence"]) == 1 for row in rows)
     assert (run / "predictions_sheet.png").is_file()
 
 
+@pytest.mark.slow
 def test_uncertain_predictions_are_left_empty_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     main(["predict", "--ckpt_path", "pretrained", "--min_confidence", "0.99", "--output", "p.csv"])
     rows = read_csv(Path("p.csv"))
@@ -46,6 +48,9 @@ def test_lines_of_digits_are_printed(run: Path, capsys: pytest.CaptureFixture[st
     main(["predict", "--images", "7.png", "--digits", "many"])
     prediction = "".join(row["prediction"] for row in read_csv(run / "predictions.csv"))
     assert f"7.png: {prediction}\n" in capsys.readouterr().out
+    flags = ["--ckpt_path", "pretrained", "--output", "7.csv", "--min_confidence", "1"]
+    main(["predict", "--images", "7.png", "--digits", "many", *flags])
+    assert "7.png: ?\n" in capsys.readouterr().out
 
 
 def test_nothing_is_written_when_no_image_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.accuracy import predict
 from benchmarks.images import ORDINARY, SPECIAL, photograph, write_digit, write_line
 from mnist_lightning.data.module import MNISTDataModule
-from mnist_lightning.images import find_digits, join_lines
+from mnist_lightning.images import Digit, find_digits, join_lines
 from mnist_lightning.runs.folders import PRETRAINED
 from tests.conftest import UInt8, png, scan
 from tests.images.conftest import distance
@@ -91,6 +91,23 @@ def test_digits_are_found_line_by_line_with_their_boxes(mnist_images: UInt8) -> 
         assert abs(digit.top + digit.height / 2 - (20 + 90 * row + 28)) < 12
     texts = [str(number) for number in flat]
     assert join_lines(list(zip(found, texts, strict=True))) == ["01235", "467"]
+
+
+@pytest.mark.parametrize(
+    ("lefts", "text"),
+    [
+        ([0, 25, 50, 100, 125], "012 34"),  # two numbers
+        ([0, 25, 50, 75, 100], "01234"),
+        ([0, 55, 110, 165, 220], "01234"),  # evenly spaced, as in a form
+        ([0, 100, 200, 300, 400], "0 1 2 3 4"),
+        ([0, 200], "0 1"),
+    ],
+)
+def test_wide_gaps_separate_numbers(lefts: list[int], text: str) -> None:
+    image = np.zeros((28, 28), np.uint8)
+    line = [(Digit(image, left, 0, 20, 30), str(number)) for number, left in enumerate(lefts)]
+    assert join_lines(line) == [text]
+    assert join_lines([*line, (Digit(image, 0, 60, 20, 30, line=1), "9")]) == [text, "9"]
 
 
 def test_slanted_column_has_one_digit_per_line(mnist_images: UInt8) -> None:

@@ -28,6 +28,12 @@ def test_report_equals_scikit_learn(as_dict: bool) -> None:
     assert reports.classification_report(CONFUSION, NAMES, as_dict) == expected
 
 
+def test_most_frequent_mistakes_come_first() -> None:
+    confusion = torch.tensor([[9, 2, 0], [5, 9, 1], [0, 0, 9]])
+    assert reports.frequent_mistakes(confusion, NAMES) == "dog as cat: 5, cat as dog: 2, dog as eel: 1"
+    assert reports.frequent_mistakes(torch.eye(3).long(), NAMES) == ""
+
+
 def test_class_that_never_occurs_has_a_score_of_zero() -> None:
     confusion = torch.tensor([[3, 0], [0, 0]])
     assert reports.classification_report(confusion, ["a", "b"], as_dict=True)["b"]["f1-score"] == 0.0

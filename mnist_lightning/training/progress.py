@@ -1,0 +1,49 @@
+"""The progress bar: one for each pass over images, which disappears with it."""
+
+import shutil
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+
+class PassBar(TQDMProgressBar):
+    """Counts the batches of a pass. What stays of an epoch is the line that `TrainingHistory` prints."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=20)
+
+    def _make_bar(self, name: str, **options: Any) -> Tqdm:
+        layout = f"{name} |{{bar}}| {{n_fmt}} of {{total_fmt}} batches, {{remaining}} left"
+        width = min(79, shutil.get_terminal_size().columns)
+        return Tqdm(bar_format=layout, ncols=width, leave=False, disable=self.is_disabled, file=sys.stdout, **options)
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Returns no bar yet; each epoch has its own."""
+        return Tqdm(disable=True)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Returns the bar of a validation."""
+        return self._make_bar("validating", position=int(self.trainer.state.fn == "fit"))
+
+    def init_test_tqdm(self) -> Tqdm:
+        """Returns the bar of a test."""
+        return self._make_bar("testing")
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """Returns the bar of a prediction."""
+        return self._make_bar("predicting")
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Returns no metrics; the epoch's line shows them."""
+        return {}
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Opens the bar of an epoch, counted from 1."""
+        self.train_progress_bar = self._make_bar(f"epoch {trainer.current_epoch + 1}", total=self.total_train_batches)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar; the epoch's line takes its place."""
+        self.train_progress_bar.close()
