@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import math
 import os
 import signal
 import struct
@@ -13,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # each core has a process of tests; more th
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from mnist_lightning.__main__ import main
@@ -84,6 +86,17 @@ def put_image(path: Path, label: int) -> None:
     Image.fromarray(scan(images[list(labels).index(label)], 4)).save(path)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Returns the number of processes of `-n auto`: more than there are cores, because many tests wait."""
+    return math.ceil(1.5 * (os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts the longest tests first, so that no process of tests has to wait for them at the end."""
+    items.sort(key=lambda item: ("longest" not in item.keywords, "slow" not in item.keywords))
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,9 +129,12 @@ def run(tiny: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exports the shipped weights once, and returns the ONNX file."""
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    main(["export", "--ckpt_path", "pretrained", "--output", str(path)])
+    """Exports the pretrained weights, once for all processes of the tests, and returns the ONNX file."""
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported.onnx"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            main(["export", "--ckpt_path", "pretrained", "--output", str(path)])
     return path
 
 

@@ -15,6 +15,7 @@ def outputs(notebook: nbformat.NotebookNode) -> list[list[str]]:
     return [list(dict.fromkeys(output.get("name", "figure") for output in cell.outputs)) for cell in cells]
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of the libraries that run notebooks
 def test_the_walkthrough_runs_and_is_stored_with_its_outputs(tmp_path: Path) -> None:

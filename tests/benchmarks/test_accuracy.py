@@ -34,6 +34,7 @@ def test_scores_equal_scikit_learns_with_and_without_suspected_label_errors() ->
     assert 947 in wrong
 
 
+@pytest.mark.slow
 def test_run_is_claimed_once(tmp_path: Path) -> None:
     with accuracy.claim(tmp_path) as first:
         assert first
@@ -92,6 +93,7 @@ def test_corruptions_change_images_and_repeat(corruption: robustness.Corruption)
     assert torch.equal(changed, robustness.corrupt(images, corruption))
 
 
+@pytest.mark.slow
 def test_pretrained_weights_reproduce_their_published_accuracy() -> None:
     assert PRETRAINED.stat().st_size < 2.5e6
     published = json.loads(PRETRAINED.with_suffix(".json").read_text())

@@ -16,15 +16,25 @@ from mnist_lightning.data.module import MNISTDataModule
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MLP", "CNN"])
-def test_package_and_plain_loop_end_with_the_same_weights(name: str, tmp_path: Path) -> None:
-    data = MNISTDataModule(batch_size=2048)  # 27 steps
+def test_package_and_plain_loop_end_with_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = MNISTDataModule.setup
+
+    def set_up_part(self: MNISTDataModule, stage: str) -> None:
+        setup(self, stage)
+        self.train_indices, self.val_indices = self.train_indices[:8192], self.val_indices[:1000]
+
+    monkeypatch.setattr(MNISTDataModule, "setup", set_up_part)
+    data = MNISTDataModule(batch_size=512)  # 16 steps
     data.setup("fit")
     seed_everything(0, workers=True, verbose=False)
     plain = epoch_time.MODELS[name]()
     torch.manual_seed(int(np.random.SeedSequence((0, 0, 0)).generate_state(1)[0]))  # as the first epoch begins
     epoch_time.plain_epoch(plain, data)
-    _, trained = epoch_time.package_epoch(name, 2048, "cpu", tmp_path)
+    _, trained = epoch_time.package_epoch(name, 512, "cpu", tmp_path)
     expected, weights = plain.network.state_dict(), trained.network.state_dict()
     assert all(torch.equal(expected[key], weights[key]) for key in expected)
 
@@ -52,10 +62,10 @@ def test_inference_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert "predict / bare seconds" in done.stdout
 
 
+@pytest.mark.longest
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["0", "2"])
-def test_killed_runs_end_like_uninterrupted_ones(variant: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "1", "--max_kills", "1", "--variants", variant]
+def test_killed_runs_end_like_uninterrupted_ones(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "1", "--max_kills", "1", "--variants", "2"]
     done = subprocess.run([*command, "--output", str(tmp_path / "k.json")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "k.json").read_text())["rows"]

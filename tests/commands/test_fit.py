@@ -78,6 +78,7 @@ def test_config_yaml_reproduces_a_run(run: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_augmented_run_is_reproducible_and_records_its_augmentation(run: Path) -> None:
     flags = ["fit", *SMALL, *MLP, "--trainer.max_epochs", "2", "--data.augmentation.rotation", "10"]
     weights = []

@@ -35,6 +35,7 @@ def test_exported_file_is_served_without_torch(exported: Path, mnist_images: UIn
         assert "libtorch" not in loaded
 
 
+@pytest.mark.slow
 def test_without_a_run_the_pretrained_weights_are_exported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_images: UInt8
 ) -> None:
@@ -50,6 +51,7 @@ def test_without_a_run_the_pretrained_weights_are_exported_once(
     assert answers[0]["prediction"] == "7"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_the_export_ends_both_processes(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
@@ -77,6 +79,7 @@ def test_signal_during_the_export_ends_both_processes(tmp_path: Path, number: si
     assert (process.communicate()[0], process.returncode, left) == ("", 128 + number, "")
 
 
+@pytest.mark.slow
 def test_command_service_and_checkpoint_agree(exported: Path, mnist_images: UInt8) -> None:
     Path("digit.png").write_bytes(png(scan(mnist_images[0])))
     main(["predict", "--ckpt_path", "pretrained", "--images", "digit.png", "--output", "p.csv"])
@@ -113,6 +116,7 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [

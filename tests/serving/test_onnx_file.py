@@ -74,6 +74,7 @@ def test_file_describes_its_input_output_and_origin(run: Path) -> None:
     assert (metadata["model"], metadata["dataset"], metadata["checkpoint"]) == ("MLP", "Tiny", str(BEST))
 
 
+@pytest.mark.slow
 def test_ensemble_is_exported(run: Path) -> None:
     main(["fit", *SMALL, *SMALL_MLP, "--trainer.max_epochs", "1", "--seed_everything", "1"])
     paths = [str(BEST), "lightning_logs/version_1/checkpoints/best.ckpt"]

@@ -70,6 +70,7 @@ server.run(app, listener)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_requests_in_progress_are_answered_after_a_signal(number: signal.Signals) -> None:
     process = subprocess.Popen(
@@ -93,6 +94,7 @@ def test_requests_in_progress_are_answered_after_a_signal(number: signal.Signals
         socket.create_connection(("127.0.0.1", port))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_is_silent_under_load_and_ends_after_a_signal(
     exported: Path, seven: bytes, number: signal.Signals
@@ -132,6 +134,7 @@ def test_malformed_requests_cause_no_server_error(service: Service, seven: bytes
     assert ask(service.port, seven) == "7"
 
 
+@pytest.mark.slow
 def test_many_clients_are_answered(service: Service, seven: bytes) -> None:
     statuses: list[int] = []
 
@@ -150,6 +153,7 @@ def test_many_clients_are_answered(service: Service, seven: bytes) -> None:
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "rest"),
     [

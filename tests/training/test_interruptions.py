@@ -13,6 +13,8 @@ import torch
 
 from tests.conftest import RUN, enable_ctrl_c
 
+pytestmark = pytest.mark.slow
+
 FIT = [sys.executable, "-m", "mnist_lightning", "fit", "--model=MLP", "--trainer.max_epochs=200"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=30"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]

