@@ -3,7 +3,7 @@
 import csv
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks import accuracy
@@ -62,11 +62,16 @@ def speed_table() -> str:
     return as_markdown(["measurement", "ratio", "seconds"], speeds())
 
 
-def accuracy_table() -> str:
-    """Returns the table of accuracy as Markdown."""
+def accuracy_table(*columns: str) -> str:
+    """Returns the table of accuracy as Markdown, by default with all columns."""
     found = [row for name in CONFIGS if (row := accuracy.summarize(accuracy.RESULTS_DIR, name, "test"))]
-    columns = list(found[0])
+    columns = columns or tuple(found[0])
     return as_markdown(columns, ([row.get(column, "") for column in columns] for row in found))
+
+
+def summary_table() -> str:
+    """Returns the README's table of accuracy as Markdown."""
+    return accuracy_table("config", "test accuracy", "parameters", "seconds")
 
 
 def robustness_table() -> str:
@@ -132,9 +137,22 @@ def kills_table() -> str:
     return as_markdown(columns, ([str(row[column]) for column in columns] for row in read("kills")["rows"]))
 
 
-TABLES = (robustness_table, images_table, speed_table, search_table, finalists_table, tuned_table, kills_table)
-"""The tables of `docs/measurements.md`; that of accuracy is in the README."""
+TABLES: dict[str, tuple[Callable[[], str], ...]] = {
+    "README.md": (summary_table,),
+    "docs/measurements.md": (
+        accuracy_table,
+        robustness_table,
+        images_table,
+        speed_table,
+        search_table,
+        finalists_table,
+        tuned_table,
+    ),
+    "docs/reliability.md": (kills_table,),
+    "MODEL_CARD.md": (robustness_table, images_table),
+}
+"""The tables on each page."""
 
 
 if __name__ == "__main__":
-    print(accuracy_table(), *(table() for table in TABLES), sep="\n\n")
+    print(*(table() for tables in TABLES.values() for table in tables), sep="\n\n")

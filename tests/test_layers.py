@@ -1,8 +1,9 @@
-"""Layers and sizes are within their limits, and the README matches."""
+"""Layers and sizes are within their limits, and the architecture page matches."""
 
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from benchmarks import sizes
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
 @pytest.mark.parametrize("name", sizes.LIMITS)
@@ -25,11 +26,13 @@ def test_layers_import_only_lower_layers() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_readme_lists_every_package_and_the_reading_path() -> None:
-    tree = README.split("## Layout")[1].split("```")[1]
-    listed = re.findall(r"^    ([\w.]+)/? ", tree, flags=re.MULTILINE)
+def test_architecture_lists_every_layer_and_the_reading_path() -> None:
+    table = ARCHITECTURE.split("| layer |")[1].split("\n\n")[0]
+    listed = re.findall(r"^\| `(\w+)` ", table, flags=re.MULTILINE)
     modules = {path.stem for path in sizes.PACKAGE.glob("*.py")} - {"__init__"}
     packages = {path.parent.name for path in sizes.PACKAGE.glob("*/__init__.py")}
-    assert {name.removesuffix(".py") for name in listed} == modules | packages
-    paths = re.findall(r"`mnist_lightning/(\S+\.py)`", README)
-    assert [path for path in paths if path in sizes.READING_PATH] == list(sizes.READING_PATH)
+    assert set(listed) == modules | packages
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert listed == layers[::-1]
+    paths = re.findall(r"`mnist_lightning/(\S+\.py)`", ARCHITECTURE)
+    assert tuple(paths) == sizes.READING_PATH
