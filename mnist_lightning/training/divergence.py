@@ -10,7 +10,7 @@ PATIENCE = 100  # steps after which a model that has learned nothing is stopped
 
 
 def check(row: Mapping[str, float], model: Classifier) -> None:
-    """Raises a UserError if the loss of an epoch is not finite, or its validation is no better than guessing."""
+    """Raises a UserError if the loss of an epoch is not finite, or if its validation is not better than guessing."""
     chance = math.log(len(model.class_names))  # the loss of a uniform guess
     train_loss, val_loss = row["train/loss"], row.get("val/loss", 0.0)
     problem = ""

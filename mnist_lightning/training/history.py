@@ -84,7 +84,7 @@ class TrainingHistory(Callback):
     def _describe(self, row: dict[str, float], seconds: float) -> str:
         text = f"epoch {row['epoch'] + 1:>3.0f}   training loss {row['train/loss']:.4f}"
         if "val/accuracy" in row:
-            text += f"   validation accuracy {row['val/accuracy']:.2%}, loss {row['val/loss']:.4f}"
+            text += f"   validation accuracy {row['val/accuracy']:.2%}"
         return f"{text}   {seconds:.1f} s{'   best' if row is self.best else ''}"
 
     def _log(self, trainer: Trainer, scores: dict[str, float]) -> None:

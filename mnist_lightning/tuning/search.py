@@ -196,7 +196,7 @@ class Search:
             echo(f"{'config' if number == CONFIG else f'trial {number}':<11} {score:.2%} {values}")
         echo(f"results     {self.folder}")
         if not (found := [number for number in scores if number != CONFIG]):
-            echo("            no finalist was trained with every seed, so there is no best.yaml")
+            echo("            no finalist was trained with every seed, so best.yaml was not written")
             return
         if scores.get(CONFIG, 0) >= scores[found[0]]:
             echo("            no trial is better than the config; best.yaml is the best trial")

@@ -15,6 +15,7 @@ def test_each_epoch_leaves_a_line(tiny: Path, capsys: pytest.CaptureFixture[str]
     assert [line[:9] for line in lines] == ["epoch   1", "epoch   2", "epoch   3"]
     assert ["validation accuracy" in line for line in lines] == [False, True, False]
     assert [line.endswith("best") for line in lines] == [False, True, False]
+    assert max(map(len, lines)) <= 79
     assert all(re.search(r"training loss \d\.\d{4} .* \d+\.\d s", line) for line in lines)
 
 
