@@ -82,6 +82,7 @@ class DurableIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
-            write_atomically(Path(path), buffer.getbuffer())
+            with buffer.getbuffer() as content:  # Python 3.13 complains about a view that outlives its buffer
+                write_atomically(Path(path), content)
         except UnwritableError as error:
             raise UnwritableError(f"checkpoint {error}; any earlier one is intact") from error
