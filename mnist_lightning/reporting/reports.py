@@ -36,7 +36,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
 
 def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistakes: int = 3) -> str:
     """Returns the most frequent mistakes with their counts, such as `4 as 9: 5, 7 as 2: 3`."""
-    counts, cells = confusion.clone().fill_diagonal_(0).flatten().topk(max_mistakes)
+    counts, cells = confusion.clone().fill_diagonal_(0).flatten().topk(min(max_mistakes, confusion.numel()))
     pairs = [
         (divmod(cell, len(class_names)), count) for cell, count in zip(cells.tolist(), counts.tolist(), strict=True)
     ]

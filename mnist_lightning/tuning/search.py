@@ -1,5 +1,6 @@
 """The search: trials of a few epochs each, then full trainings of the best ones."""
 
+import contextlib
 import itertools
 import math
 import platform
@@ -71,25 +72,26 @@ class Search:
         No trial starts after `timeout_s` seconds; one that is interrupted is queued again.
         """
         end = time.monotonic() + timeout_s
-        try:
-            with interruptions.sigterm_interrupts(), lost_storage_reported():
-                study = self._open(self.name)
-                self._run_trials(study, end)
-                found = results.best_trials(study)
-                if not found and time.monotonic() < end:
-                    errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
-                    reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
-                    raise UserError(f"{reason}; fix that, then use another --study")
-                finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
-                numbers = [CONFIG, *(trial.number for trial in found[: self.num_finalists])]
-                is_done = self._run_finalists(study, finals, numbers, end)
-        except KeyboardInterrupt:
-            echo("stopped     continue with the same command")
-            raise
-        if is_done:
-            self._write(study, finals)
-        else:
-            echo("stopped     continue with the same command")
+        with contextlib.closing(self.storage):
+            try:
+                with interruptions.sigterm_interrupts(), lost_storage_reported():
+                    study = self._open(self.name)
+                    self._run_trials(study, end)
+                    found = results.best_trials(study)
+                    if not found and time.monotonic() < end:
+                        errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
+                        reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
+                        raise UserError(f"{reason}; fix that, then use another --study")
+                    finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
+                    numbers = [CONFIG, *(trial.number for trial in found[: self.num_finalists])]
+                    is_done = self._run_finalists(study, finals, numbers, end)
+            except KeyboardInterrupt:
+                echo("stopped     continue with the same command")
+                raise
+            if is_done:
+                self._write(study, finals)
+            else:
+                echo("stopped     continue with the same command")
 
     def _open(self, name: str, **further: str) -> optuna.Study:
         """Opens a study, or creates it; a different one of the same name is rejected."""

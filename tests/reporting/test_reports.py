@@ -32,6 +32,7 @@ def test_most_frequent_mistakes_come_first() -> None:
     confusion = torch.tensor([[9, 2, 0], [5, 9, 1], [0, 0, 9]])
     assert reports.frequent_mistakes(confusion, NAMES) == "dog as cat: 5, cat as dog: 2, dog as eel: 1"
     assert reports.frequent_mistakes(torch.eye(3).long(), NAMES) == ""
+    assert reports.frequent_mistakes(torch.tensor([[5]]), ["cat"]) == ""
 
 
 def test_class_that_never_occurs_has_a_score_of_zero() -> None:

@@ -30,7 +30,9 @@ def test_run_dirs_are_numbered(tmp_path: Path) -> None:
 
 def test_runs_that_start_together_get_different_folders(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(folders.make_run_dir, [tmp_path] * 40))
+        made = list(
+            pool.map(folders.make_run_dir, (Path(tmp_path) / "logs" for _ in range(40)))
+        )  # a path is not shared
     assert len(set(made)) == 40
 
 
