@@ -1,7 +1,7 @@
 """Kills `fit` processes at random moments, and checks that they resume exactly: `python -m benchmarks.kills`.
 
 All processes of a run are killed with SIGKILL, and the run is resumed with `fit --ckpt_path last`, until it is
-finished. Then its folder and test predictions are compared, bit by bit, with those of an uninterrupted run.
+finished. Then its folder is compared, bit by bit, with that of an uninterrupted run.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def is_same(first: Any, second: Any) -> bool:
 def differences(first: Path, second: Path) -> list[str]:
     """Returns the files in which two run folders differ, apart from times and paths."""
     found = []
-    for name in ("metrics.csv", "predictions.csv", "figures/curves.png"):
+    for name in ("metrics.csv", "figures/curves.png"):
         one, other = (path.read_bytes() if path.exists() else None for path in (first / name, second / name))
         found += [name] if one != other else []
     found += ["events"] if read_events(first) != read_events(second) else []
@@ -101,20 +101,13 @@ def run(folder: Path, flags: list[str], kill_after: float | None = None) -> tupl
 
 
 def train_uninterrupted(folder: Path, flags: list[str]) -> float:
-    """Trains without interruption and predicts; returns the duration of the `fit` process in seconds."""
+    """Trains without interruption; returns the duration of the `fit` process in seconds."""
     folder.mkdir(parents=True)
     begin = time.monotonic()
     status, output = run(folder, ["fit", *flags])
     seconds = time.monotonic() - begin
     assert status == 0, output
-    predict(folder)
     return seconds
-
-
-def predict(folder: Path) -> None:
-    """Writes the test predictions of the last checkpoint to the run folder."""
-    status, output = run(folder, ["predict", "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"])
-    assert status == 0, output
 
 
 def train_killed(
@@ -176,7 +169,6 @@ def main() -> None:
                     outcome = "not resumable"
                     print(f"{name}: {problem}")
                 else:
-                    predict(folder)
                     found = differences(Path(parent) / "uninterrupted" / RUN, folder / RUN)
                     outcome = "different" if found else "identical"
                     print(f"{name}: killed {kills} times, {outcome}", *found, flush=True)

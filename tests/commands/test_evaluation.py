@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -112,19 +113,23 @@ def test_partial_evaluation_writes_no_report(capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.longest
 @pytest.mark.slow
-def test_confusion_matrix_is_identical_with_one_two_or_three_processes() -> None:
+def test_one_two_or_three_processes_report_the_same() -> None:
     main(["fit", "--model", "MLP", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"])
-    results = []
-    for number in (1, 2, 3):
-        for command in ("test", "predict") if number != 2 else ("test",):
-            flags = [command, "--trainer.accelerator", "cpu"]
-            if number == 1:
-                main(flags)
-            else:
-                flags += ["--trainer.devices", str(number), "--trainer.strategy", "ddp"]
-                subprocess.run([sys.executable, "-m", "mnist_lightning", *flags], check=True)
-        matrix = (RUN / "test" / "confusion_matrix.csv").read_text()
-        assert sum(int(cell) for line in matrix.splitlines()[1:] for cell in line.split(",")[1:]) == 10_000
-        results.append((matrix, (RUN / "predictions.csv").read_text()))  # of 1 and 3 processes
-    assert results[0] == results[1] == results[2]
+    matrices, predictions = [], []
+    for command, number in (("test", 1), ("test", 2), ("predict", 1), ("predict", 3)):
+        flags = [command, "--trainer.accelerator", "cpu"]
+        if number == 1:
+            main(flags)
+        else:
+            flags += ["--trainer.devices", str(number), "--trainer.strategy", "ddp"]
+            subprocess.run([sys.executable, "-m", "mnist_lightning", *flags], check=True)
+        if command == "test":
+            matrices.append(read_csv(RUN / "test" / "confusion_matrix.csv"))
+        else:
+            predictions.append(read_csv(RUN / "predictions.csv"))
+    assert matrices[0] == matrices[1]
+    assert predictions[0] == predictions[1]
+    counted = Counter((row["target"], row["prediction"]) for row in predictions[0])
+    assert counted == Counter({(row["label"], name): int(row[name]) for row in matrices[0] for name in "0123456789"})
+    assert sum(counted.values()) == 10_000
     assert json.loads((RUN / "test" / "metrics.json").read_text())["accuracy"] > 0.93

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnist_lightning.__main__ import main
 from tests.conftest import RUN, enable_ctrl_c
 
 pytestmark = pytest.mark.slow
@@ -95,23 +96,20 @@ SLOW = """
 import time
 from mnist_lightning.__main__ import main
 from mnist_lightning.models import MLP
-class Slow(MLP):
-    def predict_step(self, batch, batch_idx):
-        print("begun", flush=True)
-        time.sleep(60)
-    test_step = predict_step
-if __name__ == "__main__":
-    main()
+def step(self, batch, batch_idx):
+    print("begun", flush=True)
+    time.sleep(60)
+MLP.test_step = MLP.predict_step = step
+main()
 """
 
 
 @pytest.mark.parametrize(("command", "number"), [("test", signal.SIGTERM), ("predict", signal.SIGINT)])
 def test_signal_ends_evaluation_cleanly(command: str, number: signal.Signals) -> None:
     Path("mine.py").write_text(SLOW)
-    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
-    subprocess.run([sys.executable, "mine.py", "fit", "--model=mine.Slow", *limits], check=True, capture_output=True)
+    main([*FIT[3:5], "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"])
     process = subprocess.Popen(
-        [sys.executable, "mine.py", command, "--model=mine.Slow", "--trainer.accelerator=cpu"],
+        [sys.executable, "mine.py", command, "--trainer.accelerator=cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
