@@ -89,7 +89,7 @@ def test_every_other_call_runs(call: str, run: Path, exported: Path) -> None:
 
 def test_python_code_works_as_written(exported: Path) -> None:
     shutil.copy(exported, "model.onnx")
-    blocks = [block for block in code("python", README) if "class " not in block]
+    blocks = code("python", README)
     assert len(blocks) == 2
     for block in blocks:
         exec(block, {})
@@ -103,14 +103,15 @@ def test_space_is_read_as_written() -> None:
 
 @pytest.mark.slow
 def test_own_dataset_and_model_work_as_written(tmp_path: Path) -> None:
-    (block,) = [block for block in code("python", README) if "class " in block]
+    text = PAGES["docs/datasets.md"]
+    (block,) = code("python", text)
     (tmp_path / "mine.py").write_text(block)
     raw_dir = tmp_path / "data" / "Mine" / "raw"
     raw_dir.mkdir(parents=True)
     for split, num_images in (("train", 200), ("test", 40)):
         for kind, array in zip(("images", "labels"), digits(num_images, num_classes=2), strict=True):
             (raw_dir / f"{split}-{kind}").write_bytes(idx(array))
-    fit, test = (shlex.split(call)[1:] for call in re.findall(r"`python (mine.py [^`]*)`", README.replace("\n", " ")))
+    fit, test = (shlex.split(call)[1:] for call in re.findall(r"`python (mine.py [^`]*)`", text.replace("\n", " ")))
     for call in ([*fit, "--trainer.max_epochs", "1"], test):
         subprocess.run([sys.executable, "mine.py", *call], check=True)
     metrics = json.loads((tmp_path / RUN / "test" / "metrics.json").read_text())
