@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import os
+import shutil
 import signal
 import struct
 from pathlib import Path
@@ -103,12 +104,11 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Registers a dataset `Tiny` of 400 training and 100 test images, and returns its `data_dir`."""
+def put_tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Writes and registers a dataset `Tiny` of 400 training and 100 test images, and returns its `data_dir`."""
     splits: tuple[tuple[Split, int], ...] = (("train", 400), ("test", 100))
     pairs: dict[Split, tuple[File, ...]] = {}
-    raw_dir = tmp_path / "data" / "Tiny" / "raw"
+    raw_dir = folder / "data" / "Tiny" / "raw"
     raw_dir.mkdir(parents=True)
     for split, num_images in splits:
         pairs[split] = (File(f"{split}-images"), File(f"{split}-labels"))
@@ -116,13 +116,31 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (raw_dir / f"{file.name}.gz").write_bytes(gzip.compress(idx(array)))
     source = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", pairs)
     monkeypatch.setitem(sources.SOURCES, "Tiny", source)
-    return tmp_path / "data"
+    return folder / "data"
 
 
 @pytest.fixture
-def run(tiny: Path) -> Path:
-    """Trains a small MLP on `Tiny` for three epochs, and returns the run folder."""
-    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Provides the dataset `Tiny`, and returns its `data_dir`."""
+    return put_tiny(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trains a small MLP on `Tiny` for three epochs, and returns the folder `lightning_logs`."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", ["mnist_lightning"])
+        put_tiny(folder, monkeypatch)
+        main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", "--model.init_args.learning_rate", "0.01"])
+    return folder / "lightning_logs"
+
+
+@pytest.fixture
+def run(tiny: Path, trained: Path) -> Path:
+    """Provides a run folder of its own for each test, all of the same training."""
+    shutil.copytree(trained, "lightning_logs")
     return RUN
 
 

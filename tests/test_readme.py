@@ -59,9 +59,7 @@ def test_readme_shows_every_command() -> None:
 
 
 @pytest.mark.parametrize("call", TRAINING)
-def test_every_config_and_flag_is_accepted(
-    call: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Path
-) -> None:
+def test_every_config_and_flag_is_accepted(call: str, capsys: pytest.CaptureFixture[str], run: Path) -> None:
     shutil.copytree(ROOT / "configs", "configs")
     with pytest.raises(SystemExit) as done:
         main([*shlex.split(call), "--print_config"])

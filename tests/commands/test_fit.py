@@ -17,7 +17,9 @@ def events(run_dir: Path) -> EventAccumulator:
     return EventAccumulator(str(run_dir)).Reload()
 
 
-def test_fit_fills_the_run_folder(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_fit_fills_the_run_folder(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    run = RUN
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3"])
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith((".", "events"))) == [
         "checkpoints",
         "config.yaml",

@@ -45,6 +45,7 @@ def test_mnist_images_are_unchanged(mnist_images: UInt8) -> None:
         assert (found.left, found.top, found.width, found.height) == (0, 0, 28, 28)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditions", CONDITIONS.values(), ids=CONDITIONS)
 def test_digit_from_a_photo_matches_the_original(mnist_images: UInt8, conditions: set[str]) -> None:
     images = mnist_images[:20]

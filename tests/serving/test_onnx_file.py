@@ -90,6 +90,7 @@ def test_ensemble_is_exported(run: Path) -> None:
     assert ensemble.metadata["checkpoint"] == ", ".join(paths)
 
 
+@pytest.mark.slow
 def test_temperature_is_exported(tiny: Path) -> None:
     images, labels = reading.load("Tiny", "test", tiny)
     model, confidences = MLP(hidden_sizes=(8,)), []

@@ -412,6 +412,7 @@ def test_trial_stopped_by_ctrl_c_is_repeated(tune: list[str], tmp_path: Path) ->
     assert trials[1].params == trials[2].params
 
 
+@pytest.mark.slow
 def test_interrupted_trials_are_repeated_and_do_not_count(
     tune: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
