@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import math
 import os
 import shutil
 import signal
@@ -88,8 +89,8 @@ def put_image(path: Path, label: int) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Returns the number of processes of `-n auto`: one for each core; more were not faster."""
-    return os.cpu_count() or 1
+    """Returns the number of processes of `-n auto`: more than there are cores, because many tests wait."""
+    return math.ceil(1.5 * (os.cpu_count() or 1))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
