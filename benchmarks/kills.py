@@ -26,7 +26,7 @@ EMA = "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: 
 MLP = ["--model=MLP", f"--trainer.callbacks={EMA}"]
 CNN = ["--model=CNN", "--model.init_args.dropout=0.2", f"--trainer.callbacks={EMA}"]
 RANDOM = ["--data.augmentation.rotation=10", "--data.augmentation.elastic=1", "--data.augmentation.noise=0.1"]
-SHORT = ["--trainer.max_epochs=6", "--trainer.limit_train_batches=60", "--trainer.enable_progress_bar=false"]
+SHORT = ["--trainer.limit_train_batches=60", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 MAX_STEPS = ["--trainer.max_steps=330", "--data.num_workers=1", "--trainer.check_val_every_n_epoch=2"]
 VARIANTS = {
@@ -150,13 +150,14 @@ def main() -> None:
     parser.add_argument(
         "--variants", type=int, nargs="+", default=[*range(len(VARIANTS))], help="indices (default: all)"
     )
+    parser.add_argument("--epochs", type=int, default=6, help="of each run (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="decides when to kill (default: 0)")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
     generator = random.Random(args.seed)
     rows = []
     for name in [list(VARIANTS)[number] for number in args.variants]:
-        flags = [*VARIANTS[name], *RANDOM, *SHORT, "--trainer.accelerator=cpu"]
+        flags = [*VARIANTS[name], *RANDOM, *SHORT, f"--trainer.max_epochs={args.epochs}"]
         outcomes: Counter[str] = Counter()
         with tempfile.TemporaryDirectory() as parent:
             seconds = train_uninterrupted(Path(parent) / "uninterrupted", flags)

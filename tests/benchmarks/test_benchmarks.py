@@ -65,7 +65,19 @@ def test_inference_prints_a_table_and_writes_json(tmp_path: Path) -> None:
 @pytest.mark.longest
 @pytest.mark.slow
 def test_killed_runs_end_like_uninterrupted_ones(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "1", "--max_kills", "1", "--variants", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.kills",
+        "--kills",
+        "1",
+        "--max_kills",
+        "1",
+        "--variants",
+        "2",
+        "--epochs",
+        "3",
+    ]
     done = subprocess.run([*command, "--output", str(tmp_path / "k.json")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "k.json").read_text())["rows"]
