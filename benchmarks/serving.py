@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -56,7 +57,7 @@ def serve(*flags: str, cwd: Path | None = None) -> Iterator[Service]:
         reader = threading.Thread(target=process.stdout.read)  # otherwise its output would fill the pipe and block it
         reader.start()
         try:
-            yield Service(process, int(line.split()[1].rpartition(":")[2]), seconds)
+            yield Service(process, urlsplit(line.split()[1]).port or 0, seconds)
         finally:
             process.terminate()
             process.wait()

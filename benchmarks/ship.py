@@ -16,7 +16,10 @@ from mnist_lightning.__main__ import main as run_program
 from mnist_lightning.runs.folders import PRETRAINED
 
 REFERENCE_DIR = Path("lightning_logs") / "reference"
-KEYS = ("model_class", "hyper_parameters", "datamodule_hyper_parameters", "state_dict", "epoch", "global_step")
+KEYS = (
+    *("model_class", "hyper_parameters", "datamodule_hyper_parameters", "state_dict", "epoch", "global_step"),
+    "pytorch-lightning_version",  # load_from_checkpoint needs it
+)
 """Keys of a checkpoint that are needed to rebuild the model; the optimizer's state is omitted."""
 
 

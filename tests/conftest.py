@@ -80,6 +80,18 @@ def png(image: UInt8) -> bytes:
     return stream.getvalue()
 
 
+def put_pictures(folder: Path, num_pictures: int, seed: int = 0) -> None:
+    """Writes pictures of several sizes and formats, mostly red, green or blue, in a folder for each color."""
+    generator = np.random.default_rng(seed)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True)
+        for number in range(num_pictures):
+            height, width = generator.integers(30, 90, 2)
+            pixels = generator.integers(0, 100, (height, width, 3), np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(folder / name / f"{number}.{('png', 'jpg', 'webp')[number % 3]}")
+
+
 def put_image(path: Path, label: int) -> None:
     """Writes a scanned digit of `Tiny`."""
     images, labels = digits(100)
@@ -115,7 +127,7 @@ def put_tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pairs[split] = (File(f"{split}-images"), File(f"{split}-labels"))
         for file, array in zip(pairs[split], digits(num_images), strict=True):
             (raw_dir / f"{file.name}.gz").write_bytes(gzip.compress(idx(array)))
-    source = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", pairs)
+    source = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", pairs, is_handwriting=True)
     monkeypatch.setitem(sources.SOURCES, "Tiny", source)
     return folder / "data"
 

@@ -21,14 +21,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mnist_lightning import console
 from mnist_lightning.arguments import flags as command_flags
-from mnist_lightning.arguments import settings
+from mnist_lightning.arguments import settings, weights
 from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.data.sources import SOURCES
 from mnist_lightning.errors import UserError, did_you_mean, one_line
 from mnist_lightning.files import UnwritableError, write_atomically
 from mnist_lightning.models import Classifier, Ensemble
-from mnist_lightning.models.classifier import class_path
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs import checkpoints, folders
+from mnist_lightning.runs.checkpoints import class_path
 from mnist_lightning.training import tensorboard
 from mnist_lightning.training.history import TrainingHistory
 from mnist_lightning.training.progress import PassBar
@@ -42,11 +43,15 @@ class CLI(LightningCLI):
     Flags override configs, those the checkpoint's options, and those the defaults in the signatures.
 
     Attributes:
-        checkpoint: The checkpoint that the command starts from; None for a `fit` from scratch or an ensemble.
+        checkpoint: The checkpoint that the command uses or resumes; None for a new `fit` or an ensemble.
+        origin: The checkpoint whose weights a `fit` starts from.
+        has_new_head: Whether its last layer is not used, because the classes are others.
         history: The history of a `fit`.
     """
 
     checkpoint: checkpoints.Checkpoint | None = None
+    origin: checkpoints.Checkpoint | None = None
+    has_new_head = False
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class CLI(LightningCLI):
         self.command, self.callbacks, self.add_flags = command, callbacks, add_flags
         self.history = TrainingHistory()
         _hide_notices()
+        options = {"exit_on_error": False, "allow_abbrev": False, "default_env": True}  # PL_TRAINER__MAX_EPOCHS
         try:
             super().__init__(
                 Classifier,
@@ -65,7 +71,7 @@ class CLI(LightningCLI):
                 save_config_callback=None,
                 trainer_defaults=dict(settings.DEFAULTS),
                 seed_everything_default=0,
-                parser_kwargs={"prog": console.command_line(command), "exit_on_error": False, "allow_abbrev": False},
+                parser_kwargs={"prog": console.command_line(command), **options},
                 subclass_mode_model=True,
                 args=list(flags),
                 run=False,
@@ -77,6 +83,12 @@ class CLI(LightningCLI):
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
             raise UserError(_explain(error, command, self.parser.format_usage())) from error
         console.console.quiet = not self.trainer.is_global_zero
+        console.console.stderr = self.config.get("output") == "-"  # nothing but the predictions goes to stdout
+        data = self.datamodule
+        if data.data_dir != Path("data") and data.dataset in SOURCES and SOURCES[data.dataset].is_bundled:
+            console.echo(
+                f"note        {data.dataset} comes with the package; --data.data_dir {data.data_dir} is not used"
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `--ckpt_path` and the command's own flags, and links the model's arguments to the data's."""
@@ -84,48 +96,45 @@ class CLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
         parser.add_argument("--ckpt_path", type=str | None, default=None)
+        parser.add_argument("--init_from", type=str | None, default=None)  # like the following, `fit` alone uses it
+        parser.add_optimizer_args()
+        parser.add_lr_scheduler_args()
         self.add_flags(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the checkpoint's options, then the flags, which override them."""
         flags = command_flags.normalize(args)
-        stored = None
-        ckpt_path, root_dir = command_flags.named_checkpoint(flags)
-        if ckpt_path := ckpt_path or (None if self.command == "fit" else "best"):
+        ckpt_path, init_from, root_dir = command_flags.named_checkpoint(flags)
+        if ckpt_path and init_from and self.command == "fit":
+            raise UserError(
+                f"--ckpt_path {ckpt_path} resumes a run, --init_from {init_from} starts one; omit one of them"
+            )
+        stored, is_resumed = None, bool(ckpt_path) and self.command == "fit"
+        if path := ckpt_path or (init_from if self.command == "fit" else "best"):
             logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
-            stored = checkpoints.read(folders.find_checkpoint(ckpt_path, logs_dir, self.command == "fit"))
-        self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored), *flags])
+            stored = checkpoints.read(folders.find_checkpoint(path, logs_dir, is_resumed))
+        self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored, is_resumed), *flags])
         if isinstance(seed := self.config.seed_everything, bool):
             raise UserError(f"--seed_everything {seed} is not allowed; it must be a number, to make the run repeatable")
         if self.config.model.class_path != class_path(Ensemble):
-            self.checkpoint = stored
+            self.checkpoint, self.origin = (stored, None) if is_resumed or self.command != "fit" else (None, stored)
         elif self.command == "fit" or self.config.ckpt_path:
             raise UserError("an Ensemble consists of trained checkpoints; it takes no --ckpt_path and can't be trained")
 
     def instantiate_classes(self) -> None:
         """Builds model, data module and trainer, and loads the checkpoint's weights."""
         super().instantiate_classes()
+        weights.choose_optimizer(self.model, self.config_init.optimizer, self.config_init.lr_scheduler)
+        if self.origin:
+            self.has_new_head = self.origin.class_names != tuple(self.datamodule.class_names)
+            weights.load(self.origin, self.model, self.datamodule, self.has_new_head)
         if stored := self.checkpoint:
-            self._load(stored)
+            weights.load(stored, self.model, self.datamodule)
             if self.command == "fit":
-                check_unchanged(stored, self.model.hparams, self.datamodule.hparams, self.config.trainer)
-            if self.trainer.world_size > 1:
-                # Lightning starts the other processes with these flags; by then, another run may be the newest.
-                sys.argv.append(f"--ckpt_path={stored.path}")
-
-    def _load(self, stored: checkpoints.Checkpoint) -> None:
-        chosen, num_classes = class_path(type(self.model)), len(self.datamodule.class_names)
-        problem = f"checkpoint {stored.path} holds a {stored.model_class}"
-        if chosen != stored.model_class:
-            raise UserError(f"{problem}, not a {chosen}; use --model {stored.model_class}")
-        if (num_stored := len(stored.model_options.get("class_names", ()))) != num_classes:
-            other = f"{self.datamodule.dataset} has {num_classes}; choose another --data.dataset or --ckpt_path"
-            raise UserError(f"{problem} with {num_stored} classes, but {other}")
-        try:
-            self.model.load_state_dict(stored.weights)
-        except RuntimeError as error:
-            mismatch = str(error).splitlines()[1].strip()
-            raise UserError(f"{problem} of another shape ({mismatch}); omit the flags that change it") from error
+                check_unchanged(stored, self.model.hparams, self.datamodule.hparams, self.config.as_dict())
+        if self.trainer.world_size > 1 and (path := self.checkpoint or self.origin):
+            # Lightning starts the other processes with these flags; by then, another run may be the newest.
+            sys.argv.append(f"--{'ckpt_path' if self.checkpoint else 'init_from'}={path.path}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks, except those that flags disable."""
@@ -183,9 +192,8 @@ class CLI(LightningCLI):
         run_dir, is_resumed = self.find_or_make_run_dir(), bool(stored and stored.run_dir)
         with folders.locked(run_dir):
             try:
-                if not is_resumed:
-                    config.ckpt_path = None
-                    write_atomically(run_dir / "config.yaml", self.parser.dump(config, skip_none=False))
+                config.ckpt_path = None
+                write_atomically(run_dir / "config.yaml", self.parser.dump(config, skip_none=False))
                 device, processor = str(trainer.strategy.root_device), torch.backends.cpu.get_cpu_capability()
                 details = {"seed": config.seed_everything, "device": device, "processor": processor}
                 details |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
@@ -226,10 +234,12 @@ def _hide_notices() -> None:
     """Hides Lightning's notices about seeds and hardware, its advertisements, and advice that is wrong here."""
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # This one reports which worker process died.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    # The first of these reports which worker process died; the others are asked for.
+    for name in ("fabric.strategies.launchers.subprocess_script", "pytorch.callbacks", "pytorch.profilers"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.INFO)
     for message in (
         ".*does not have many workers.*",  # loading images from memory in other processes is slower
+        ".*module.s. in eval mode at the start of training.*",  # what --model.init_args.freeze asks for
         ".*isinstance.treespec, LeafSpec.*",  # Lightning calls torch's pytree by a deprecated name
         ".*Checkpoint directory .* exists and is not empty.*",  # expected when resuming
         ".*The dirpath has changed from .*",  # a resumed run was moved

@@ -1,6 +1,7 @@
 """Flags before parsing: their order, lists of values, the checkpoint that they name, and the flags that it adds."""
 
 import argparse
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,13 @@ import yaml
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
+from mnist_lightning.models import Classifier
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs.checkpoints import Checkpoint
 
 LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
 """Flags that take several values, one after the other, as a shell expands a pattern."""
-LINKED = ("class_names", "mean", "std")
+LINKED = ("class_names", "mean", "std", "image_size", "channels", "is_handwriting")
 """Model arguments that come from the data module, so that a checkpoint is enough to rebuild the model."""
 
 
@@ -37,28 +39,30 @@ def normalize(flags: Sequence[str]) -> list[str]:
     return [*(f"--config={path}" for path in known.config), *joined]
 
 
-def named_checkpoint(flags: Sequence[str]) -> tuple[str | None, str | None]:
-    """Returns the checkpoint that flags or configs name, and the folder that contains `lightning_logs`."""
-    ckpt_path = root_dir = None
+def named_checkpoint(flags: Sequence[str]) -> tuple[str | None, str | None, str | None]:
+    """Returns the checkpoint to use or resume, the one to start from, and the folder that contains `lightning_logs`."""
+    ckpt_path = init_from = root_dir = None
     for flag in flags:
         if flag.startswith("--config=") and isinstance(config := read_yaml(Path(flag.partition("=")[2])), dict):
             ckpt_path = config.get("ckpt_path") or ckpt_path
+            init_from = config.get("init_from") or init_from
             trainer = config.get("trainer")
             root_dir = trainer.get("default_root_dir") or root_dir if isinstance(trainer, dict) else root_dir
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--ckpt_path", nargs="?")
+    scan.add_argument("--init_from", nargs="?")
     scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
     scan.add_argument(*LISTS[:2], nargs="?", dest="members", type=yaml.safe_load)
     given = scan.parse_known_args(flags)[0]
     first = given.members[0] if isinstance(given.members, list) and given.members else None  # for an ensemble's data
-    return given.ckpt_path or first or ckpt_path, given.root_dir or root_dir
+    return given.ckpt_path or first or ckpt_path, given.init_from or init_from, given.root_dir or root_dir
 
 
-def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None) -> list[str]:
-    """Returns flags to prepend: a checkpoint's model and data, for `fit` its run's config, or a CNN."""
+def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None, is_resumed: bool = False) -> list[str]:
+    """Returns flags to prepend: a checkpoint's model and data; its run's config, to resume; its network; or a CNN."""
     if stored is None:
         return ["--model=CNN"]
-    if command == "fit":
+    if command == "fit" and is_resumed:
         if not stored.run_dir and not any(flag.startswith("--config") for flag in flags):
             raise UserError(f"checkpoint {stored.path} is not in a run folder; use --config to name the run's config")
         return [f"--config={stored.run_dir / 'config.yaml'}"] if stored.run_dir else []
@@ -66,6 +70,9 @@ def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None) -> l
         raise UserError(f"checkpoint {stored.path} holds a {stored.model_class}; use --model {stored.model_class}")
     model = {"init_args": {name: value for name, value in stored.model_options.items() if name not in LINKED}}
     data = {name: value for name, value in stored.data_options.items() if name != "seed"}
+    if command == "fit":  # to start from these weights, everything but the network is new
+        data, training = {}, inspect.signature(Classifier).parameters
+        model["init_args"] = {name: value for name, value in model["init_args"].items() if name not in training}
     try:
         text = yaml.safe_dump({"model": model, "data": data})
         if "class_path" in text:

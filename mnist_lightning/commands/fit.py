@@ -18,6 +18,9 @@ def fit(flags: Sequence[str]) -> None:
         f"{type(model).__name__} with {num_parameters:,} parameters on {data.dataset}: "
         f"{len(data.train_indices):,} training and {len(data.val_indices):,} validation images"
     )
+    if cli.origin:
+        new = f", with a new last layer for {len(data.class_names)} other classes" if cli.has_new_head else ""
+        echo(f"starting    from {cli.origin.path}{new}")
     if stored := cli.checkpoint:
         echo(f"resuming    {stored.path}, completed epochs: {stored.num_epochs}")
     with cli.open_run() as run_dir:

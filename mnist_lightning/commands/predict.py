@@ -17,7 +17,7 @@ from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.commands import evaluation
 from mnist_lightning.console import console, echo
 from mnist_lightning.errors import UserError, check_range
-from mnist_lightning.images import Digit, find_digits, join_lines
+from mnist_lightning.images import Digit, InputFormat, join_lines
 from mnist_lightning.images.reading import find_files
 from mnist_lightning.reporting import figures, reports
 from mnist_lightning.training.gathering import Predictions
@@ -37,15 +37,18 @@ def predict(flags: Sequence[str]) -> None:
     predictions = Predictions()
     cli = CLI("predict", flags, [predictions], _add_flags)
     options, data = cli.config, cli.datamodule
+    is_file, inputs = options.output not in (None, "-"), cli.model.inputs
     check_range("--min_confidence", options.min_confidence, 0 <= options.min_confidence <= 1, "between 0 and 1")
     output, digits, files = Path(options.output or ""), None, find_files(options.images) if options.images else []
     if options.digits == "many" and not files:
         raise UserError("--digits many needs --images")
+    if options.digits == "many" and not inputs.is_handwriting:
+        raise UserError(f"--digits many needs a model of handwriting; this one learned {data.dataset}; omit the flag")
     if files:
-        for path in (output, _sheet_path(output)) if options.output else ():
+        for path in (output, _sheet_path(output)) if is_file else ():
             if path.resolve() in {file.resolve() for file in files}:
                 raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
-        digits = _read(files, many=options.digits == "many")
+        digits = _read(files, inputs, many=options.digits == "many")
         if len(digits) < (num_processes := cli.trainer.world_size):
             few = f"{len(digits)} digits are too few for {num_processes} processes"
             raise UserError(f"{few}; lower --trainer.devices")
@@ -63,12 +66,12 @@ def _sheet_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}_sheet.png")
 
 
-def _read(files: Sequence[Path], many: bool) -> Digits:
-    """Finds the digits in images, several images at a time; images that can't be read are reported and skipped."""
+def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
+    """Reads images, or finds the digits in them, several at a time; reports and skips those that can't be read."""
 
     def find(path: Path) -> list[Digit] | Exception:
         try:
-            return find_digits(path, many)
+            return inputs.read(path, many)
         except (UserError, OSError) as error:
             return error
 
@@ -102,12 +105,13 @@ def _write(cli: CLI, predictions: Predictions, digits: Digits | None, path: Path
             shown = [text if p >= options.min_confidence else "?" for text, p in zip(texts, confidences, strict=True)]
             for file, group in itertools.groupby(zip(digits, shown, strict=True), key=lambda item: item[0][0]):
                 echo(f"{file}: {' / '.join(join_lines([(digit, text) for (_, digit), text in group]))}")
-        sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences.tolist())
-        reports.write_figure(_sheet_path(path), sheet)
+        if has_sheet := str(path) != "-":
+            sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences.tolist())
+            reports.write_figure(_sheet_path(path), sheet)
     minimum = options.min_confidence
     num_empty = reports.write_predictions(path, sources, probabilities, data.class_names, extra, minimum)
     if num_empty:
         echo(f"uncertain   {num_empty:,} of {len(texts):,} predictions have a confidence below {minimum:g}")
     echo(f"predictions {path}")
-    if digits is not None:
+    if digits is not None and has_sheet:
         echo(f"sheet       {_sheet_path(path)}, with what the model saw")

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,8 +30,9 @@ def serve(flags: Sequence[str]) -> None:
         classifier = ExportedClassifier(path)
         host, port = listener.getsockname()[:2]
         print(f"model       {path}, {classifier.metadata['model']} on {classifier.metadata['dataset']}")
-        print(f"ready       http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C to stop)", flush=True)
-        run(create_app(classifier), listener)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}{args.url_prefix and args.url_prefix + '/'}"
+        print(f"ready       {address} (Ctrl-C to stop)", flush=True)
+        run(create_app(classifier, args.cors_origin), listener, args.url_prefix)
 
 
 def _parse(flags: Sequence[str]) -> argparse.Namespace:
@@ -39,9 +41,15 @@ def _parse(flags: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--url_prefix", default="")
+    parser.add_argument("--cors_origin")
     args = parser.parse_args(flags)
     if args.model and args.ckpt_path:
         raise UserError("--model and --ckpt_path are both given; omit one of them")
+    is_prefix = re.fullmatch("(/[^/?#]+)*", args.url_prefix) is not None
+    check_range("--url_prefix", args.url_prefix, is_prefix, "a path without a slash at the end, such as /digits")
+    is_origin = re.fullmatch(r"\*|https?://[^/\s]+", args.cors_origin or "*") is not None
+    check_range("--cors_origin", args.cors_origin, is_origin, "an origin, such as https://example.org, or *")
     check_range("--port", args.port, 0 <= args.port <= 65535, "between 0 and 65535")
     return args
 

@@ -2,19 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from mnist_lightning.data import reading, sources
+from mnist_lightning.data import image_folder, reading, sources
 from mnist_lightning.data.augmentation import Augmentation
-from mnist_lightning.errors import UserError, check_range
+from mnist_lightning.data.splits import make_generator, stratified_split
+from mnist_lightning.errors import check_range
+from mnist_lightning.images import InputFormat
 
 EVALUATION_BATCH_SIZE = 1000
 """Images in a step without gradients: fewer, larger steps are faster, and the scores are the same."""
@@ -24,18 +26,13 @@ Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 def scale(images: Tensor) -> Tensor:
-    """Returns pixels `(N, 1, 28, 28)` float32 in [0, 1] for images `(N, 28, 28)` uint8."""
-    return images.unsqueeze(1).float().div_(255)
+    """Returns pixels `(N, C, H, W)` float32 in [0, 1] for images `(N, H, W)` or `(N, H, W, 3)` uint8."""
+    return (images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)).float().div_(255)
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:
-    """Returns images `(N, 28, 28)` uint8 as the networks see them: scaled and normalized, `(N, 1, 28, 28)` float32."""
+    """Returns images as the networks see them: scaled as above, and normalized."""
     return scale(images).sub_(mean).div_(std)
-
-
-def make_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns a generator that is seeded by all keys."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
 
 
 class Batches(DistributedSampler[Tensor]):
@@ -71,41 +68,26 @@ class Batches(DistributedSampler[Tensor]):
         yield from indices[self.rank :: self.num_replicas].tensor_split(len(self))
 
 
-def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits images in two, with the same proportion of classes in both parts; the seed alone decides how.
-
-    Returns:
-        Indices of the first part, and of the second, which has the given fraction: int64, in ascending order.
-    """
-    num_images = len(labels)
-    num_chosen = round(num_images * fraction)
-    if not 0 < num_chosen < num_images:
-        raise UserError(f"validation_fraction {fraction} of {num_images} images leaves a part empty; try 0.1")
-    shuffled = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    evenly_spaced = (2 * torch.arange(num_chosen) + 1) * num_images // (2 * num_chosen)
-    chosen = torch.zeros(num_images, dtype=torch.bool)
-    chosen[by_class[evenly_spaced]] = True
-    return chosen.logical_not().nonzero().squeeze(1), chosen.nonzero().squeeze(1)
-
-
 class MNISTDataModule(LightningDataModule):
-    """MNIST and its relatives: official training images split in two, official test images for test and predict.
+    """A dataset: its training images split in two, its test images for test and predict.
 
     Args:
-        dataset: MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits or EMNISTBalanced.
+        dataset: MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced, or ImageFolder: your own pictures.
         data_dir: Folder of the datasets that don't come with the package, in torchvision's layout.
         batch_size: Images in a training step of each process.
         validation_fraction: Fraction of the training images used for validation, between 0 and 1.
         split_seed: Decides which ones, independently of `seed`.
         num_workers: Processes that load batches; 0 is fastest for images in memory.
-        mean: Mean to normalize with, in [0, 1]; by default the dataset's own.
+        mean: Mean to normalize with, in [0, 1]; by default the dataset's own, of all channels.
         std: Standard deviation to normalize with; by default the dataset's own.
+        image_size: Height and width that pictures of an ImageFolder are resized to, in pixels.
+        channels: 1 for gray, 3 for color, of an ImageFolder.
+        class_names: Classes of an ImageFolder, in the order of the labels; by default the names of its folders.
         augmentation: Distortions of the training images; default: none.
         seed: Decides the order and the augmentation of the training images; on the command line, `seed_everything`.
 
     Attributes:
-        class_names: In the order of the labels.
+        is_handwriting: Whether digits are found in a picture of your own; otherwise, all of it is resized.
         first_epoch: Where training starts; more than 0 in a resumed run.
 
     Raises:
@@ -122,36 +104,40 @@ class MNISTDataModule(LightningDataModule):
         num_workers: int = 0,
         mean: float | None = None,
         std: float | None = None,
+        image_size: int = 28,
+        channels: Literal[1, 3] = 1,
+        class_names: Sequence[str] | None = None,
         augmentation: Augmentation = NO_AUGMENTATION,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        source = sources.find_source(dataset)
-        mean = source.mean if mean is None else mean
-        std = source.std if std is None else std
-        is_fraction = 0 < validation_fraction < 1
         check_range("batch_size", batch_size, batch_size > 0, "1 or more, such as 128")
-        check_range("validation_fraction", validation_fraction, is_fraction, "between 0 and 1, such as 0.1")
+        check_range("validation_fraction", validation_fraction, 0 < validation_fraction < 1, "between 0 and 1")
         check_range("num_workers", num_workers, num_workers >= 0, "0 or more")
+        self.dataset, self.data_dir, self.split_seed = dataset, Path(data_dir), split_seed
+        self.batch_size, self.validation_fraction, self.num_workers = batch_size, validation_fraction, num_workers
+        self.augmentation, self.seed, self.first_epoch, self.is_handwriting = augmentation, seed, 0, False
+        shape = self.image_size, self.channels = image_size, channels
+        if dataset == image_folder.NAME:
+            check_range("image_size", image_size, image_size >= 8, "8 or more, such as 64")
+            class_names = self.class_names = list(class_names or image_folder.find_classes(self.data_dir))
+            if mean is None or std is None:
+                self.setup("fit")
+                own_mean, own_std = image_folder.measure(self.train_images)
+        else:
+            check_range("image_size, channels", shape, shape == (28, 1), f"(28, 1) for {dataset}")
+            source = sources.find_source(dataset)
+            class_names = self.class_names = list(source.class_names)
+            self.is_handwriting, own_mean, own_std = source.is_handwriting, source.mean, source.std
+        self.mean = mean = own_mean if mean is None else mean
+        self.std = std = own_std if std is None else std
         check_range("std", std, std > 0, "more than 0, such as 0.3")
         self.save_hyperparameters(ignore="augmentation")
         self.save_hyperparameters({"augmentation": dataclasses.asdict(augmentation)})  # plain numbers, for checkpoints
-        self.dataset = dataset
-        self.data_dir = Path(data_dir)
-        self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.split_seed = split_seed
-        self.num_workers = num_workers
-        self.mean = mean
-        self.std = std
-        self.augmentation = augmentation
-        self.seed = seed
-        self.class_names = list(source.class_names)
-        self.first_epoch = 0
 
     def prepare_data(self) -> None:
         """Downloads what is missing, in one process of each machine."""
-        if not sources.find_source(self.dataset).is_bundled:
+        if self.dataset != image_folder.NAME and not sources.find_source(self.dataset).is_bundled:
             reading.load(self.dataset, "train", self.data_dir)
             reading.load(self.dataset, "test", self.data_dir)
 
@@ -159,15 +145,25 @@ class MNISTDataModule(LightningDataModule):
         """Reads the images of a stage: the training images for `fit` and `validate`, else the test images."""
         if stage in ("fit", "validate"):
             if not hasattr(self, "train_indices"):
-                self.train_images, self.train_labels = reading.load(self.dataset, "train", self.data_dir)
+                self.train_images, self.train_labels = self._read("train")
                 self.train_indices, self.val_indices = stratified_split(
                     self.train_labels, self.validation_fraction, self.split_seed
                 )
         elif not hasattr(self, "test_images"):
-            self.test_images, self.test_labels = reading.load(self.dataset, "test", self.data_dir)
+            self.test_images, self.test_labels = self._read("test")
+
+    def _read(self, split: sources.Split) -> tuple[Tensor, Tensor]:
+        if self.dataset != image_folder.NAME:
+            return reading.load(self.dataset, split, self.data_dir)
+        return image_folder.load(self.data_dir, split, self.class_names, self.inputs, self.split_seed)
+
+    @property
+    def inputs(self) -> InputFormat:
+        """The images that a model takes which learns from this data."""
+        return InputFormat(self.image_size, self.channels, self.is_handwriting)
 
     def use_test_images(self, images: Tensor) -> None:
-        """Replaces the test images with unlabeled ones, `(N, 28, 28)` uint8; all labels are 0."""
+        """Replaces the test images with unlabeled ones, of the same shape and uint8; all labels are 0."""
         self.test_images, self.test_labels = images, torch.zeros(len(images), dtype=torch.uint8)
 
     def _loader(self, images: Tensor, labels: Tensor, batches: Batches) -> DataLoader[Batch]:
@@ -204,7 +200,7 @@ class MNISTDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments a training batch and normalizes any batch, on its device.
 
-        Images `(N, 28, 28)` and labels `(N,)`, uint8, become `(N, 1, 28, 28)` float32 and `(N,)` int64.
+        Images become `(N, C, H, W)` float32, and labels `(N,)` int64.
         """
         images, labels = batch
         pixels = scale(images)

@@ -37,6 +37,7 @@ class Source:
     num_test_images: int | None = None  # the official ones, which come first; None: all
     is_transposed: bool = False  # whether images are stored column by column
     is_bundled: bool = False  # whether the files come with the package
+    is_handwriting: bool = False  # whether `predict` finds digits in a picture; else it takes all of it
 
 
 def _files(dataset: str) -> dict[Split, tuple[File, ...]]:
@@ -48,7 +49,7 @@ def _files(dataset: str) -> dict[Split, tuple[File, ...]]:
 
 def _emnist(split: str, class_names: str, mean: float, std: float) -> Source:
     files = _files(f"EMNIST{split.capitalize()}")
-    return Source(tuple(class_names), mean, std, "EMNIST", files, is_transposed=True)
+    return Source(tuple(class_names), mean, std, "EMNIST", files, is_transposed=True, is_handwriting=True)
 
 
 DIGITS = tuple(string.digits)
@@ -56,10 +57,10 @@ HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Means and standard deviations are the usual ones of each training set; QMNIST reconstructs MNIST, so MNIST's hold.
 SOURCES = {
-    "MNIST": Source(DIGITS, 0.1307, 0.3081, "MNIST", _files("MNIST"), is_bundled=True),
+    "MNIST": Source(DIGITS, 0.1307, 0.3081, "MNIST", _files("MNIST"), is_bundled=True, is_handwriting=True),
     "FashionMNIST": Source(GARMENTS, 0.2860, 0.3530, "FashionMNIST", _files("FashionMNIST")),
     "KMNIST": Source(HIRAGANA, 0.1918, 0.3483, "KMNIST", _files("KMNIST")),
-    "QMNIST": Source(DIGITS, 0.1307, 0.3081, "QMNIST", _files("QMNIST"), num_test_images=10_000),
+    "QMNIST": Source(DIGITS, 0.1307, 0.3081, "QMNIST", _files("QMNIST"), num_test_images=10_000, is_handwriting=True),
     "EMNISTDigits": _emnist("digits", string.digits, 0.1733, 0.3317),
     "EMNISTBalanced": _emnist("balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332),
 }
@@ -68,5 +69,5 @@ SOURCES = {
 def find_source(dataset: str) -> Source:
     """Returns a dataset's row in `SOURCES`, or raises a UserError."""
     if dataset not in SOURCES:
-        raise UserError(f"unknown dataset {dataset!r}; choose one of {', '.join(SOURCES)}")
+        raise UserError(f"unknown dataset {dataset!r}; choose one of {', '.join(SOURCES)} or ImageFolder")
     return SOURCES[dataset]

@@ -1,5 +1,6 @@
-"""Your own images: from any image to digits in MNIST's format."""
+"""Your own images: from any image to what a model takes, such as digits in MNIST's format."""
 
 from mnist_lightning.images.digits import Digit, find_digits, join_lines
+from mnist_lightning.images.inputs import InputFormat
 
-__all__ = ["Digit", "find_digits", "join_lines"]
+__all__ = ["Digit", "InputFormat", "find_digits", "join_lines"]

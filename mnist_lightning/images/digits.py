@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mnist_lightning.images.ink import border, find_ink
-from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, describe, read_image
+from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageSource, describe, read_image
 from mnist_lightning.images.segmentation import merge, split
 
 WORKING_SIZES = {"one": 700, "many": 2000}
@@ -21,9 +20,9 @@ MIN_SIZE = 64  # smaller images are enlarged to this, so that a stroke is severa
 
 @dataclass(frozen=True)
 class Digit:
-    """A digit and where it was found, in pixels of the image."""
+    """A digit and where it was found, in pixels of the image; or a whole picture."""
 
-    image: npt.NDArray[np.uint8]  # (28, 28), as in MNIST
+    image: npt.NDArray[np.uint8]  # a digit is (28, 28), as in MNIST; a picture has the shape that its model takes
     left: int
     top: int
     width: int
@@ -31,8 +30,10 @@ class Digit:
     line: int = 0  # of text, counted from 0
 
 
-def find_digits(source: Path | bytes, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
-    """Returns the digits in an image file, or in its content: one, or many in lines, in reading order.
+def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
+    """Returns the digits in an image: one, or many in lines, in reading order.
+
+    The image is a file, its content, or an image that Pillow has opened.
 
     Raises:
         ImageError: The image can't be used, or is blank.

@@ -13,10 +13,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mnist_lightning.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000
 
 Gray = npt.NDArray[np.float32]  # brightness or ink, `(height, width)` float32 in [0, 1]
+ImageSource = str | Path | bytes | Image.Image  # a file, its content, or an image that Pillow has opened
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # filters are global, not per thread
 
@@ -55,28 +57,49 @@ def find_files(paths: Sequence[str]) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} | {""}
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in folder.rglob("*") if is_picture(path) or not path.suffix)
 
 
-def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Gray:
-    """Returns the brightness of an image file, or of its content, upright, with transparency as white.
+def is_picture(path: str | Path) -> bool:
+    """Returns whether a file has the suffix of an image, and isn't hidden."""
+    return Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith(".")
+
+
+def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Gray:
+    """Returns the brightness of an image, upright, with transparency as white; raises what `open_image` raises."""
+    return _brightness(open_image(source, max_pixels))
+
+
+def read_picture(source: ImageSource, size: int, channels: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Returns the central square of an image, resized: `(size, size)` uint8, or `(size, size, 3)` with 3 channels."""
+    image = open_image(source, max_pixels)
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray((_brightness(image) * 255).round().astype(np.uint8))
+    fitted = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(fitted)
+
+
+def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes an image, upright, and shows transparency as white.
 
     Raises:
         ImageError: It can't be used, or has more than `max_pixels`, and is not decoded.
         OSError: The file can't be read.
     """
+    if isinstance(source, Image.Image):
+        return _flatten(source)
     name = describe(source)
-    if (num_bytes := source.stat().st_size if isinstance(source, Path) else len(source)) > MAX_BYTES:
+    file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    if (num_bytes := file.stat().st_size if isinstance(file, Path) else len(source)) > MAX_BYTES:  # type: ignore[arg-type]
         raise LargeImageError(f"{name} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}")
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width:,} x {image.height:,}"
                 raise LargeImageError(f"{name} has {size} pixels; the limit is {max_pixels:,}")
             if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                 raise ImageError(f"{name} is animated; use a still image")
-            return _brightness(ImageOps.exif_transpose(image))
+            return _flatten(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise LargeImageError(f"{name} has far more pixels than the limit of {max_pixels:,}") from error
     except UnidentifiedImageError as error:
@@ -87,16 +110,21 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Gray:
         raise ImageError(f"{name} is damaged ({error})") from error
 
 
-def describe(source: Path | bytes) -> str:
+def describe(source: ImageSource) -> str:
     """Returns what an image is called in messages."""
-    return str(source) if isinstance(source, Path) else "the image"
+    return str(source) if isinstance(source, str | Path) else "the image"
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Returns an image upright, on white paper where it is transparent."""
+    upright = ImageOps.exif_transpose(image)
+    if not upright.has_transparency_data:
+        return upright
+    return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
 
 
 def _brightness(image: Image.Image) -> Gray:
     if image.mode.startswith(("I", "F")):
         values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
         return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
     return np.asarray(image.convert("RGB").convert("L"), dtype=np.float32) / np.float32(255)

@@ -7,12 +7,28 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_lightning.data.module import Batch
+from mnist_lightning.data.module import Batch, normalize
 from mnist_lightning.errors import UserError, check_range
+from mnist_lightning.images import InputFormat
+from mnist_lightning.models.answers import Answers, answer
 from mnist_lightning.models.metrics import Calibration, Scores
+from mnist_lightning.runs.checkpoints import class_path
+
+
+class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
+    """A one-cycle schedule that can be resumed with another length: it goes on from the same step of the new one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the number of steps."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the number of steps."""
+        super().load_state_dict({"last_epoch": state_dict["last_epoch"]})
 
 
 class Classifier(LightningModule):
@@ -22,12 +38,17 @@ class Classifier(LightningModule):
         class_names: In the order of the labels.
         mean: Mean of the training pixels, in [0, 1].
         std: Their standard deviation.
+        image_size: Height and width of the images, in pixels.
+        channels: 1 for gray images, 3 for color.
+        is_handwriting: Whether digits are found in a picture; otherwise, all of it is resized.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: AdamW's, for weights but not for biases and BatchNorm.
         label_smoothing: Fraction of each training target that is spread over all classes.
+        freeze: Whether only the last layer is trained; the network stays in evaluation mode.
 
     Attributes:
-        network: Returns logits `(N, C)` for normalized images `(N, 1, 28, 28)` float32.
+        network: Returns logits `(N, C)` for normalized images, `(N, 1, 28, 28)` float32 unless the data are others.
+        inputs: The images that the model takes.
         temperature: Scalar float32 that logits are divided by to be calibrated; each validation in `fit` sets it.
         confusion: `(C, C)` int64 of the last validation, rows are labels, columns are predictions.
 
@@ -44,9 +65,13 @@ class Classifier(LightningModule):
         class_names: Sequence[str] = tuple(string.digits),
         mean: float = 0.1307,
         std: float = 0.3081,
+        image_size: int = 28,
+        channels: int = 1,
+        is_handwriting: bool = True,
         learning_rate: float = 0.01,
         weight_decay: float = 0.01,
         label_smoothing: float = 0.0,
+        freeze: bool = False,
     ) -> None:
         super().__init__()
         if type(self) is Classifier:
@@ -56,15 +81,17 @@ class Classifier(LightningModule):
         check_range("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "at least 0 and less than 1")
         self.save_hyperparameters()
         self.class_names = tuple(class_names)
+        self.inputs = InputFormat(image_size, channels, is_handwriting)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.is_frozen = freeze
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.class_names)) for _ in range(3))
         self.calibration = Calibration()
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns raw logits `(N, C)` for normalized images `(N, 1, 28, 28)` float32."""
+        """Returns raw logits `(N, C)` for normalized images."""
         logits: Tensor = self.network(images.to(self.dtype))  # float16 with --trainer.precision 16-true
         return logits
 
@@ -137,28 +164,45 @@ class Classifier(LightningModule):
         values = {f"{stage}/{name}": scores[name] for name in ("loss", "accuracy")}
         self.log_dict(values, prog_bar=True, logger=False, sync_dist=True)
 
-    def configure_optimizers(self) -> Any:
-        """Returns AdamW and a one-cycle schedule with a step for each batch.
+    def predict(self, images: Any) -> Answers:
+        """Classifies pictures or arrays of pixels, in evaluation mode; for what they may be, see `answer`."""
+        return answer(images, self.eval().probabilities, self.inputs, self.class_names)
 
-        Source: Loshchilov and Hutter 2019 (arXiv:1711.05101); Smith and Topin 2018 (arXiv:1708.07120).
-        """
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Returns calibrated probabilities `(N, C)` float32 for images as `inputs` says, uint8."""
+        normalized = normalize(images.to(self.device), self.hparams["mean"], self.hparams["std"])
+        return self.calibrated_logits(normalized).softmax(1)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last fully connected layer, which has an output for each class."""
+        return [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
+
+    def setup(self, stage: str) -> None:
+        """Freezes what isn't trained."""
+        if self.is_frozen and stage == "fit":
+            self.network.eval().requires_grad_(False)
+            self.head.requires_grad_(True)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Returns AdamW. Source: Loshchilov and Hutter 2019 (arXiv:1711.05101)."""
         groups = [
             {"params": [p for p in self.parameters() if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in self.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
+        is_mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        fused = not (is_mixed and self.trainer.gradient_clip_val)  # torch's fused AdamW would skip the clipping
+        eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).tiny)  # float16 would round 1e-8 to 0
+        return torch.optim.AdamW(groups, lr=self.learning_rate, eps=eps, fused=fused)
+
+    def configure_optimizers(self) -> Any:
+        """Returns AdamW and a one-cycle schedule. Source: Smith and Topin 2018 (arXiv:1708.07120)."""
+        optimizer = self.make_optimizer()
         num_steps = int(self.trainer.estimated_stepping_batches) + 1  # the scheduler steps once more at the end
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, num_steps)
+        schedule = OneCycle(optimizer, self.learning_rate, num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the class, so that a checkpoint is enough to rebuild the model."""
         checkpoint["model_class"] = class_path(type(self))
         checkpoint["state_dict"]["temperature"] = self.temperature  # weight averaging would average it
-
-
-def class_path(model_class: type) -> str:
-    """Returns the path that a class is imported from, such as `mnist_lightning.models.CNN`."""
-    package = "mnist_lightning.models"  # exports the classes of its modules
-    module = package if model_class.__module__.startswith(f"{package}.") else model_class.__module__
-    return f"{module}.{model_class.__qualname__}"

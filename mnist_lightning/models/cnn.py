@@ -17,7 +17,7 @@ class CNN(Classifier):
 
     Args:
         widths: Channels of each convolution. The first is 5x5 with stride 2, the others are 3x3.
-        pool_after: Number of convolutions before pooling from 14x14 to 7x7 pixels; fewer are faster.
+        pool_after: Number of convolutions before pooling, to a quarter of the image's size; fewer are faster.
         dropout: Dropout probability of the pooled features.
         edges_only: Whether the first convolution detects only edges, of either polarity, without ReLU.
         kwargs: As in `Classifier`.
@@ -35,9 +35,9 @@ class CNN(Classifier):
         check_range("widths", list(widths), len(widths) > 0 and min(widths) > 0, "1 or more each, such as [16, 32, 64]")
         check_range("pool_after", pool_after, 0 < pool_after <= len(widths), f"between 1 and {len(widths)}")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
-        first, batch_norm, relu = _convolution(1, widths[0], kernel_size=5, stride=2)
+        first, batch_norm, relu = _convolution(self.inputs.channels, widths[0], kernel_size=5, stride=2)
         convolutions = [
-            (EdgeConv2d(widths[0]), batch_norm) if edges_only else (first, batch_norm, relu),
+            (EdgeConv2d(widths[0], self.inputs.channels), batch_norm) if edges_only else (first, batch_norm, relu),
             *(_convolution(in_channels, out_channels) for in_channels, out_channels in itertools.pairwise(widths)),
         ]
         self.network = nn.Sequential(
@@ -65,13 +65,14 @@ class EdgeConv2d(nn.Conv2d):
 
     Args:
         out_channels: Output channels.
+        in_channels: Input channels.
     """
 
-    def __init__(self, out_channels: int) -> None:
-        super().__init__(1, out_channels, 5, stride=2, bias=False)
+    def __init__(self, out_channels: int, in_channels: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 5, stride=2, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns `(N, out_channels, 14, 14)`, at least 0, for `(N, 1, 28, 28)` float32."""
+        """Returns `(N, out_channels, H / 2, W / 2)`, at least 0, for `(N, in_channels, H, W)` float32."""
         padded = F.pad(images, (2, 2, 2, 2), mode="replicate")  # zero padding would create an edge
         kernels = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         return F.conv2d(padded, kernels, stride=2).abs()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mnist_lightning.errors import UserError, one_line
-from mnist_lightning.models.classifier import Classifier, class_path
+from mnist_lightning.models.classifier import Classifier
 from mnist_lightning.runs import checkpoints, folders
+from mnist_lightning.runs.checkpoints import class_path
 
 
 def known_classes() -> dict[str, type[Classifier]]:

@@ -1,6 +1,7 @@
 """A multilayer perceptron."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class MLP(Classifier):
         super().__init__(**kwargs)
         check_range("hidden_sizes", list(hidden_sizes), all(n > 0 for n in hidden_sizes), "1 or more each")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
-        sizes = [28 * 28, *hidden_sizes]
+        sizes = [math.prod(self.inputs.shape), *hidden_sizes]
         layers: list[nn.Module] = []
         for in_features, out_features in itertools.pairwise(sizes):
             layers += [nn.Linear(in_features, out_features)]

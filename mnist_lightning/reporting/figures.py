@@ -1,7 +1,8 @@
 """The figures of a run, each drawn from plain numbers.
 
-Throughout: images `(N, 28, 28)` uint8; labels `(N,)` integers; probabilities `(N, C)` float32; confidences `(N,)`
-float32, the largest probability of each image; confusion `(C, C)` integers with labels in rows; C class names.
+Throughout: images `(N, H, W)` or, in color, `(N, H, W, 3)`, uint8; labels `(N,)` integers; probabilities `(N, C)`
+float32; confidences `(N,)` float32, the largest probability of each image; confusion `(C, C)` integers with labels in
+rows; C class names.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -67,20 +68,30 @@ def mistakes_figure(
 def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str], title_lines: int = 1) -> Figure:
     num_columns = max(1, min(len(titles), 10))
     num_rows = max(1, -(-len(titles) // num_columns))
-    width, top = 34, 2 + 7 * title_lines  # in image pixels
-    canvas = np.zeros((num_rows * (top + 29), num_columns * width), np.uint8)
-    figure = Figure(figsize=(canvas.shape[1] / 30, canvas.shape[0] / 30), dpi=100)
+    column_width, top = 34, 2 + 7 * title_lines  # of an image that is 28 wide
+    width, height = num_columns * column_width, num_rows * (top + 29)
+    canvas = np.full((2 * height, 2 * width, 3), 255, np.uint8)
+    figure = Figure(figsize=(width / 30, height / 30), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))  # shared by all images; fifty would take half a second
     for index, (image, title, color) in enumerate(zip(images, titles, colors, strict=True)):
         row, column = divmod(index, num_columns)
-        x, y = column * width + 3, row * (top + 29) + top
-        canvas[y : y + 28, x : x + 28] = image
+        x, y = column * column_width + 3, row * (top + 29) + top
+        canvas[2 * y : 2 * y + 56, 2 * x : 2 * x + 56] = _tile(image)
         axes.text(x + 13.5, y - 1.5, title, ha="center", va="bottom", fontsize=9, color=color)
-    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
+    axes.imshow(canvas, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     if not titles:
-        axes.text(width / 2, canvas.shape[0] / 2, "none", ha="center", va="center")
+        axes.text(width / 2, height / 2, "none", ha="center", va="center")
     axes.axis("off")
     return figure
+
+
+def _tile(image: Pixels) -> Pixels:
+    """Returns an image of any size as `(56, 56, 3)`; gray ink on black becomes black ink on white."""
+    places = np.arange(56) * len(image) // 56
+    tile = image[places][:, places]
+    if tile.ndim == 2:
+        tile = np.repeat((255 - tile if np.median(image[0]) < 128 else tile)[..., None], 3, axis=2)
+    return tile
 
 
 def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:

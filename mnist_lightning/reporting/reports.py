@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def write_predictions(
 ) -> int:
     """Writes a row for each image: source, prediction, confidence, the probability of each class, extra columns.
 
+    The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output.
     Predictions below `min_confidence` are left empty; returns their number.
     """
     header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *extra]
@@ -114,15 +116,28 @@ def write_predictions(
         prediction = class_names[row.index(confidence)] if confidence >= min_confidence else ""
         num_empty += not prediction
         rows.append([source, prediction, *(f"{p:.6f}" for p in (confidence, *row)), *entries])
-    write_csv(path, [header, *rows])
+    text = as_csv([header, *rows])
+    if path.suffix in (".json", ".jsonl"):
+        numbers = range(2, 3 + len(class_names))
+        values = ([float(v) if i in numbers else v for i, v in enumerate(row)] for row in rows)
+        text = "".join(f"{json.dumps(dict(zip(header, row, strict=True)))}\n" for row in values)
+    if path == Path("-"):
+        sys.stdout.write(text)
+    else:
+        write_atomically(path, text)
     return num_empty
+
+
+def as_csv(rows: Sequence[Sequence[object]]) -> str:
+    """Returns rows as comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     """Writes rows as comma-separated values."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue())
+    write_atomically(path, as_csv(rows))
 
 
 def write_json(path: Path, content: object) -> None:

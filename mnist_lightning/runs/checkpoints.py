@@ -31,11 +31,23 @@ class Checkpoint:
     is_resumable: bool  # whether it holds the optimizer's state
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the labels."""
+        return tuple(self.model_options.get("class_names", ()))
+
+    @property
     def run_dir(self) -> Path | None:
         """The run folder that the checkpoint is in, or None for a file elsewhere."""
         run_dir = self.path.parent.parent
         is_in_run = self.path.parent.name == "checkpoints" and (run_dir / "config.yaml").is_file()
         return run_dir if is_in_run else None
+
+
+def class_path(model_class: type) -> str:
+    """Returns the path that a class is imported from, such as `mnist_lightning.models.CNN`."""
+    package = "mnist_lightning.models"  # exports the classes of its modules
+    module = package if model_class.__module__.startswith(f"{package}.") else model_class.__module__
+    return f"{module}.{model_class.__qualname__}"
 
 
 def read(path: Path) -> Checkpoint:

@@ -75,7 +75,8 @@ def record_environment(run_dir: Path, **details: object) -> None:
 def find_checkpoint(ckpt_path: str, logs_dir: Path = LOGS_DIR, to_resume: bool = False) -> Path:
     """Finds `best` or `last` of the newest run that has one, `pretrained`, or a file, or raises a UserError.
 
-    With `to_resume`, only the newest run counts: an older run's checkpoint is not used.
+    A run folder stands for its `best`. With `to_resume`, it stands for its `last`, and of all runs only the newest
+    counts: an older run's checkpoint is not used.
     """
     if ckpt_path in ("best", "last"):
         for run_dir in reversed(run_dirs(logs_dir)):
@@ -88,6 +89,9 @@ def find_checkpoint(ckpt_path: str, logs_dir: Path = LOGS_DIR, to_resume: bool =
         advice = TRAIN_ONE if to_resume else f"{TRAIN_ONE}, or use --ckpt_path pretrained"
         raise UserError(f"no run in {logs_dir} has a {ckpt_path} checkpoint; {advice}")
     path = PRETRAINED if ckpt_path == "pretrained" else Path(ckpt_path)
+    if path.is_dir():
+        path = path / "checkpoints" / ("last.ckpt" if to_resume else "best.ckpt")
+        ckpt_path = str(path)
     if not path.is_file():
         raise UserError(f"checkpoint {ckpt_path} is not a file; use a path, best, last or pretrained, or {TRAIN_ONE}")
     return path

@@ -7,7 +7,7 @@ import numpy as np
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from werkzeug import exceptions
 
-from mnist_lightning.images import Digit, find_digits, join_lines, reading
+from mnist_lightning.images import Digit, InputFormat, join_lines, reading
 from mnist_lightning.serving.runtime import ExportedClassifier
 
 MAX_BYTES = 2 * 1024**2  # per request body
@@ -24,11 +24,12 @@ HEADERS = {
 routes = Blueprint("routes", __name__)
 
 
-def create_app(classifier: ExportedClassifier) -> Flask:
-    """Returns a Flask app that serves a classifier."""
+def create_app(classifier: ExportedClassifier, cors_origin: str | None = None) -> Flask:
+    """Returns a Flask app that serves a classifier, to pages of another origin, too, if it is given."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
     app.config["CLASSIFIER"] = classifier
+    app.config["CORS"] = {"Access-Control-Allow-Origin": cors_origin, "Access-Control-Allow-Headers": "Content-Type"}
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(routes)
     return app
@@ -38,6 +39,12 @@ def create_app(classifier: ExportedClassifier) -> Flask:
 def page() -> Response:
     """The page to draw on."""
     return current_app.send_static_file("index.html")
+
+
+@routes.get("/openapi.json")
+def openapi() -> Response:
+    """The description of this API."""
+    return current_app.send_static_file("openapi.json")
 
 
 @routes.get("/healthz")
@@ -58,8 +65,10 @@ def predict() -> Response:
     mode = request.args.get("digits", "one")
     if mode not in ("one", "many"):
         raise exceptions.BadRequest(f"digits={mode[:20]} is not allowed; use one or many")
-    digits = _read_digits(mode == "many")
     classifier: ExportedClassifier = current_app.config["CLASSIFIER"]
+    if mode == "many" and not classifier.inputs.is_handwriting:
+        raise exceptions.BadRequest("digits=many needs a model of handwriting; omit it")
+    digits = _read_digits(classifier.inputs, mode == "many")
     answers: list[dict[str, Any]] = [
         {
             "prediction": classifier.class_names[row.argmax()],
@@ -92,17 +101,19 @@ def report_error(error: exceptions.HTTPException) -> Response:
 def add_headers(response: Response) -> Response:
     """Adds the security headers."""
     response.headers.extend(HEADERS)
+    if current_app.config["CORS"]["Access-Control-Allow-Origin"]:
+        response.headers.extend(current_app.config["CORS"])
     if request.path == "/predict":
         response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _read_digits(many: bool) -> list[Digit]:
-    """Returns the digits in a request's image, or in its JSON."""
+def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
+    """Returns what the model sees of a request's image, or of its JSON."""
     if request.mimetype == "application/json":
         if many:
             raise exceptions.BadRequest("digits=many finds digits in an image; omit it with JSON")
-        return _parse_arrays(request.get_data())
+        return _parse_arrays(request.get_data(), inputs)
     if request.mimetype == "multipart/form-data":
         if "image" not in request.files:
             raise exceptions.BadRequest("the form has no file named image")
@@ -116,7 +127,7 @@ def _read_digits(many: bool) -> list[Digit]:
     if not content:
         raise exceptions.BadRequest("the image is empty")
     try:
-        digits = find_digits(content, many, MAX_PIXELS)
+        digits = inputs.read(content, many, MAX_PIXELS)
     except reading.LargeImageError as error:
         raise exceptions.RequestEntityTooLarge(str(error)) from error
     except reading.UnknownFormatError as error:
@@ -128,7 +139,7 @@ def _read_digits(many: bool) -> list[Digit]:
     return digits
 
 
-def _parse_arrays(text: bytes) -> list[Digit]:
+def _parse_arrays(text: bytes, inputs: InputFormat) -> list[Digit]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -138,9 +149,10 @@ def _parse_arrays(text: bytes) -> list[Digit]:
         raise exceptions.RequestEntityTooLarge(f"the JSON has {len(arrays):,} images; the limit is {MAX_IMAGES}")
     try:
         pixels = np.array(arrays, dtype=object)  # other types accept booleans, or pad each cell to the longest text
-        if pixels.shape[1:] != (28, 28) or not all(type(v) is int and 0 <= v <= 255 for v in pixels.flat):
+        if pixels.shape[1:] != inputs.shape or not all(type(v) is int and 0 <= v <= 255 for v in pixels.flat):
             raise ValueError
     except ValueError as error:
-        expected = '{"images": [[[28 integers from 0 to 255], …28 rows], …]}'
+        value = "integers" if inputs.channels == 1 else "lists of 3 integers"
+        expected = f'{{"images": [[[{inputs.image_size} {value} from 0 to 255], …{inputs.image_size} rows], …]}}'
         raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}") from error
-    return [Digit(image, 0, 0, 28, 28) for image in pixels.astype(np.uint8)]
+    return [Digit(image, 0, 0, inputs.image_size, inputs.image_size) for image in pixels.astype(np.uint8)]

@@ -9,7 +9,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mnist_lightning.data.module import normalize
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier
@@ -26,17 +25,16 @@ class Deployed(nn.Module):
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model.eval()
-        self.mean, self.std = model.hparams["mean"], model.hparams["std"]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8."""
-        return self.model.calibrated_logits(normalize(images, self.mean, self.std)).softmax(1)
+        """Returns probabilities `(N, C)` float32 for images as the model's `inputs` says, uint8."""
+        return self.model.probabilities(images)
 
 
 def export_onnx(
     model: Classifier, path: Path, images: Tensor, labels: Tensor, details: Mapping[str, str]
 ) -> tuple[float, float]:
-    """Writes a classifier as one ONNX file, if the file predicts the same for images `(N, 28, 28)` uint8.
+    """Writes a classifier as one ONNX file, if the file predicts the same for images.
 
     Returns:
         The largest difference in a probability, and the accuracy of both.
@@ -49,6 +47,7 @@ def export_onnx(
         expected = torch.cat([deployed(batch) for batch in images.split(BATCH_SIZES[-1])])  # type: ignore[no-untyped-call]
     accuracy = (expected.argmax(1) == labels).float().mean().item()
     metadata = {**details, "class_names": json.dumps(model.class_names), "accuracy": f"{accuracy:.4f}"}
+    metadata["is_handwriting"] = str(model.inputs.is_handwriting)
     content = _to_onnx(deployed, metadata)
     exported = ExportedClassifier(content, num_threads=torch.get_num_threads())
     differences = []
@@ -68,7 +67,9 @@ def export_onnx(
 
 
 def _to_onnx(deployed: Deployed, metadata: Mapping[str, str]) -> bytes:
-    example = torch.zeros(2, 28, 28, dtype=torch.uint8)  # a batch of one would make the batch size a constant
+    example = torch.zeros(
+        2, *deployed.model.inputs.shape, dtype=torch.uint8
+    )  # a batch of one would make the batch size a constant
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # the exporter's own warnings
         program = torch.onnx.export(
             deployed,

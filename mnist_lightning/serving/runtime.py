@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.images import InputFormat
 
 INPUT, OUTPUT = "images", "probabilities"
 
@@ -18,6 +19,7 @@ class ExportedClassifier:
     Attributes:
         metadata: What `export` recorded about the model: dataset, checkpoint's hash, accuracy, versions.
         class_names: In the order of the probabilities.
+        inputs: The images that it takes.
     """
 
     def __init__(self, source: Path | bytes, num_threads: int = 1) -> None:
@@ -30,7 +32,10 @@ class ExportedClassifier:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
             self.class_names: list[str] = json.loads(self.metadata["class_names"])
-            if self(np.zeros((1, 28, 28), np.uint8)).shape != (1, len(self.class_names)):  # also warms up
+            _, size, *_, channels = [*self.session.get_inputs()[0].shape, 1][:4]
+            is_handwriting = self.metadata.get("is_handwriting", "True") == "True"
+            self.inputs = InputFormat(size, channels, is_handwriting)
+            if self(np.zeros((1, *self.inputs.shape), np.uint8)).shape != (1, len(self.class_names)):  # also warms up
                 raise ValueError
         except OSError as error:
             raise UserError(f"{name}: {error.strerror}; use a file written by export") from error
@@ -38,6 +43,6 @@ class ExportedClassifier:
             raise UserError(f"{name} is damaged, or was not written by export") from error
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8."""
+        """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8, or of the shape in `inputs`."""
         probabilities: npt.NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: images})[0]
         return probabilities

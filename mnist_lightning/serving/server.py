@@ -12,12 +12,16 @@ MAX_CONNECTIONS = 400  # further clients wait for a free one; within select's li
 IDLE_S = 10  # seconds after which a connection without traffic is closed
 
 
-def run(app: Flask, listener: socket.socket) -> None:
-    """Serves on a listening socket until a KeyboardInterrupt; requests in progress are still answered."""
+def run(app: Flask, listener: socket.socket, url_prefix: str = "") -> None:
+    """Serves on a listening socket until a KeyboardInterrupt; requests in progress are still answered.
+
+    A prefix, such as `/digits`, is the path at which a reverse proxy publishes the service.
+    """
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns about every request that waits
     server = waitress.create_server(
         app,
         sockets=[listener],
+        url_prefix=url_prefix,
         threads=min(os.cpu_count() or 1, MAX_THREADS),
         connection_limit=MAX_CONNECTIONS,
         channel_timeout=IDLE_S,

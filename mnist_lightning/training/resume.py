@@ -14,11 +14,11 @@ from mnist_lightning.files import read_yaml
 from mnist_lightning.runs.checkpoints import Checkpoint
 
 DECISIVE = (
-    *("max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "limit_train_batches", "limit_val_batches"),
-    *("check_val_every_n_epoch", "val_check_interval", "accumulate_grad_batches", "gradient_clip_val", "precision"),
-    *("gradient_clip_algorithm", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark", "deterministic"),
+    *("limit_train_batches", "limit_val_batches", "check_val_every_n_epoch", "val_check_interval", "precision"),
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "devices", "num_nodes", "strategy"),
+    *("sync_batchnorm", "benchmark", "deterministic"),
 )
-"""Trainer settings that affect the results."""
+"""Trainer settings that affect the results and can't change in a run; its length can."""
 FREE = ("data_dir", "num_workers")  # data settings that don't affect the results
 
 
@@ -31,10 +31,12 @@ class ExactResume(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Saves whether the run was stopped early, in case it is killed before it ends."""
         checkpoint["should_stop"] = trainer.should_stop
+        checkpoint["length"] = [trainer.max_epochs, trainer.max_steps]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restores that, and sets the data module's epoch: Lightning restores its loops after the first shuffle."""
-        self.should_stop = checkpoint["should_stop"]
+        is_extended = checkpoint.get("length") != [trainer.max_epochs, trainer.max_steps]
+        self.should_stop = checkpoint["should_stop"] and not is_extended
         # github.com/Lightning-AI/pytorch-lightning/issues/21938
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
         trainer.datamodule.first_epoch = progress["processed"]  # type: ignore[attr-defined]
@@ -59,21 +61,22 @@ class ExactResume(Callback):
 
 
 def check_unchanged(
-    stored: Checkpoint, model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]
+    stored: Checkpoint, model: Mapping[str, Any], data: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
     """Raises a UserError unless a checkpoint holds an optimizer, and was saved with the same settings."""
     if not stored.is_resumable:
-        raise UserError(f"checkpoint {stored.path} holds only weights and can't be resumed; omit --ckpt_path")
-    config = read_yaml(stored.run_dir / "config.yaml")["trainer"] if stored.run_dir else {}
-    for group, before, now in (
-        ("data", {name: value for name, value in stored.data_options.items() if name not in FREE}, data),
-        ("model.init_args", stored.model_options, model),
-        ("trainer", {name: config[name] for name in DECISIVE if name in config}, trainer),
+        raise UserError(f"checkpoint {stored.path} holds only weights and can't be resumed; use --init_from")
+    run: dict[str, Any] = read_yaml(stored.run_dir / "config.yaml") if stored.run_dir else {}
+    trainer = run.get("trainer", {})
+    for flag, before, now in (
+        *((f"data.{name}", value, data.get(name)) for name, value in stored.data_options.items() if name not in FREE),
+        *((f"model.init_args.{name}", value, model.get(name)) for name, value in stored.model_options.items()),
+        *((f"trainer.{name}", trainer[name], config["trainer"][name]) for name in DECISIVE if name in trainer),
+        *((name, run[name], config[name]) for name in ("optimizer", "lr_scheduler") if name in run),
     ):
-        for name, value in before.items():
-            if json.dumps(value, default=str) != json.dumps(now.get(name), default=str):
-                flag = "seed_everything" if name == "seed" else f"{group}.{name}"
-                raise UserError(
-                    f"--{flag} was {value} when {stored.path} was saved, but is {now.get(name)} now; a resumed run "
-                    "keeps its settings: omit the flag, or train a new model without --ckpt_path"
-                )
+        if json.dumps(before, default=str) != json.dumps(now, default=str):
+            name = "seed_everything" if flag == "data.seed" else flag
+            raise UserError(
+                f"--{name} was {before} when {stored.path} was saved, but is {now} now; a resumed run keeps its "
+                "settings: omit the flag, or start a new run with --init_from"
+            )

@@ -176,7 +176,8 @@ def test_custom_model_can_be_selected_by_its_import_path(
         (["fit", "--config", "no.yaml"], "no.yaml can't be read: No such file or directory"),
         (
             ["fit", "--data.dataset", "CIFAR"],
-            "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced",
+            "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced "
+            "or ImageFolder",
         ),
         (["fit", "--data.batch_size", "0"], "batch_size 0 is not allowed; it must be 1 or more, such as 128"),
         (
@@ -185,7 +186,7 @@ def test_custom_model_can_be_selected_by_its_import_path(
         ),
         (
             ["fit", "--data.validation_fraction", "1"],
-            "validation_fraction 1.0 is not allowed; it must be between 0 and 1, such as 0.1",
+            "validation_fraction 1.0 is not allowed; it must be between 0 and 1",
         ),
         (
             ["fit", "--model", "RNN"],
@@ -284,9 +285,11 @@ def test_missing_gpu_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
 def test_checkpoint_of_other_classes_or_shape_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(run.rglob("*"))
     assert line_of(["test", "--data.dataset", "EMNISTBalanced"], capsys) == (
-        f"error: checkpoint {BEST} holds a mnist_lightning.models.MLP with 10 classes, but EMNISTBalanced has 47; "
-        "choose another --data.dataset or --ckpt_path\n"
+        f"error: checkpoint {BEST} holds a mnist_lightning.models.MLP for the classes ['0', '1', '2', '3', '4', '5', "
+        "...], but EMNISTBalanced has ['0', '1', '2', '3', '4', '5', ...]; choose another --data.dataset or "
+        "--ckpt_path\n"
     )
+    assert "but FashionMNIST has ['T-shirt/top', " in line_of(["test", "--data.dataset", "FashionMNIST"], capsys)
     assert line_of(["test", "--model", "CNN"], capsys) == (
         f"error: checkpoint {BEST} holds a mnist_lightning.models.MLP, not a mnist_lightning.models.CNN; "
         "use --model mnist_lightning.models.MLP\n"

@@ -1,16 +1,20 @@
 """`fit`, from its flags to its run folder, on a tiny dataset."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_lightning.__main__ import main
+from mnist_lightning.data import sources
 from mnist_lightning.training.saving import BestCheckpoint
-from tests.conftest import BEST, MLP, RUN, SMALL, read_csv
+from tests.conftest import BEST, MLP, RUN, SMALL, line_of, read_csv
 
 
 def events(run_dir: Path) -> EventAccumulator:
@@ -148,3 +152,119 @@ def test_two_processes_write_one_run() -> None:
     assert float(row["train/accuracy"]) > 0.8
     assert float(row["val/accuracy"]) > 0.93
     assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0"]
+
+
+def test_optimizer_and_schedule_can_be_chosen(tiny: Path) -> None:
+    sgd = ["--optimizer", "SGD", "--optimizer.lr", "0.5", "--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"]
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "3", *sgd])
+    assert [float(row["learning_rate"]) for row in read_csv(RUN / "metrics.csv")] == pytest.approx(
+        [0.05, 0.005, 0.0005]
+    )
+    stored = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    (group,) = stored["optimizer_states"][0]["param_groups"]
+    assert "betas" not in group
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "2", *sgd[4:]])  # AdamW, with its groups and the default rate
+    rows = read_csv(Path("lightning_logs/version_1/metrics.csv"))
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.001, 0.0001])
+    stored = torch.load("lightning_logs/version_1/checkpoints/last.ckpt", weights_only=True)
+    decays = [group["weight_decay"] for group in stored["optimizer_states"][0]["param_groups"]]
+    assert decays == [0.01, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--optimizer", "SGDD"], "SGDD"),
+        (
+            ["--optimizer", "SGD", "--optimizer.lr", "-1"],
+            "--optimizer or --lr_scheduler can't be used: Invalid learning",
+        ),
+        (["--lr_scheduler", "StepLR"], "step_size"),
+    ],
+)
+def test_wrong_optimizer_is_reported(
+    tiny: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert message in line_of(["fit", *SMALL, *flags], capsys)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "16-true", "64-true"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_at_every_precision(tiny: Path, precision: str, algorithm: str) -> None:
+    clip = ["--trainer.gradient_clip_val", "0.5", "--trainer.gradient_clip_algorithm", algorithm]
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "1", "--trainer.precision", precision, *clip])
+    assert float(read_csv(RUN / "metrics.csv")[0]["train/loss"]) < 3
+
+
+def test_run_starts_from_other_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["fit", *SMALL, "--trainer.max_epochs", "1", "--model.init_args.learning_rate", "1e-9"]
+    main([*flags, "--init_from", "best"])
+    output = capsys.readouterr().out
+    assert f"starting    from {BEST}\n" in output
+    before, after = (
+        torch.load(path, weights_only=True) for path in (BEST, "lightning_logs/version_1/checkpoints/best.ckpt")
+    )
+    assert after["hyper_parameters"]["hidden_sizes"] == [24]
+    assert after["global_step"] == 6
+    for name, weight in before["state_dict"].items():
+        if name.startswith("network"):
+            torch.testing.assert_close(after["state_dict"][name], weight, atol=1e-5, rtol=0)
+    assert yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())["init_from"] == "best"
+
+
+def test_last_layer_is_new_for_other_classes(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tuple("abcdefghijklm")
+    monkeypatch.setitem(sources.SOURCES, "Tiny", dataclasses.replace(sources.SOURCES["Tiny"], class_names=names))
+    frozen = ["--model.init_args.freeze", "true", "--trainer.max_epochs", "2"]
+    main(["fit", *SMALL, "--init_from", str(run), *frozen])
+    assert f"starting    from {BEST}, with a new last layer for 13 other classes\n" in capsys.readouterr().out
+    before, after = (
+        torch.load(path, weights_only=True) for path in (BEST, "lightning_logs/version_1/checkpoints/last.ckpt")
+    )
+    same = [name for name, weight in before["state_dict"].items() if torch.equal(after["state_dict"][name], weight)]
+    assert [name for name in before["state_dict"] if name.startswith("network") and name not in same] == [
+        "network.4.weight",
+        "network.4.bias",
+    ]
+    assert len(after["state_dict"]["network.4.bias"]) == 13
+
+
+def test_resuming_and_starting_from_weights_exclude_each_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line_of(["fit", "--ckpt_path", "last", "--init_from", "best"], capsys) == (
+        "error: --ckpt_path last resumes a run, --init_from best starts one; omit one of them\n"
+    )
+
+
+def test_profilers_and_callbacks_are_heard(tiny: Path, caplog: Any) -> None:
+    stop = "[{class_path: EarlyStopping, init_args: {monitor: val/loss, verbose: true}}]"
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        main(
+            [
+                "fit",
+                *SMALL,
+                *MLP,
+                "--trainer.max_epochs",
+                "2",
+                "--trainer.profiler",
+                "simple",
+                "--trainer.callbacks",
+                stop,
+            ]
+        )
+    assert "Metric val/loss improved" in caplog.text
+    assert "FIT Profiler Report" in caplog.text
+
+
+def test_environment_variables_are_flags(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_TRAINER__MAX_EPOCHS", "2")
+    main(["fit", *SMALL, *MLP])
+    assert len(read_csv(RUN / "metrics.csv")) == 2
+
+
+def test_unused_folder_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--data.data_dir", "elsewhere", *MLP, "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"])
+    assert (
+        "note        MNIST comes with the package; --data.data_dir elsewhere is not used\n" in capsys.readouterr().out
+    )

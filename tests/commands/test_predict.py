@@ -1,11 +1,14 @@
 """`predict` on the user's own images."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mnist_lightning.__main__ import main
+from mnist_lightning.data import sources
 from tests.conftest import line_of, put_image, read_csv
 
 
@@ -87,3 +90,35 @@ def test_output_flag_sets_the_csv_path(run: Path) -> None:
     main(["predict", "--output", "mine/p.csv", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
     assert len(read_csv(Path("mine/p.csv"))) == 100
     assert not (run / "predictions.csv").exists()
+
+
+def test_predictions_go_to_standard_output_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", "--output", "written.csv"])
+    capsys.readouterr()
+    main(["predict", "--output", "-"])
+    printed = capsys.readouterr()
+    assert printed.out == Path("written.csv").read_text()
+    assert "predictions -" in printed.err
+    put_image(Path("scans/3.png"), 3)
+    main(["predict", "--images", "scans", "--output", "-"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert not list(Path().glob("*sheet*"))
+
+
+def test_predictions_are_written_as_lines_of_json(run: Path) -> None:
+    main(["predict", "--output", "p.csv"])
+    main(["predict", "--output", "p.json"])
+    rows = [json.loads(line) for line in Path("p.json").read_text().splitlines()]
+    assert [{name: f"{v:.6f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows] == read_csv(
+        Path("p.csv")
+    )
+
+
+def test_lines_need_a_model_of_handwriting(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_image(Path("scans/3.png"), 3)
+    monkeypatch.setitem(sources.SOURCES, "Tiny", dataclasses.replace(sources.SOURCES["Tiny"], is_handwriting=False))
+    assert line_of(["predict", "--images", "scans", "--digits", "many"], capsys) == (
+        "error: --digits many needs a model of handwriting; this one learned Tiny; omit the flag\n"
+    )

@@ -132,3 +132,26 @@ def test_unusable_model_is_reported(flags: list[str], problem: str, tmp_path: Pa
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(f"error: {problem}")
     assert not [*tmp_path.glob("cache/**/*.onnx")]
+
+
+@pytest.mark.slow
+def test_service_can_be_published_at_a_path(exported: Path, mnist_images: UInt8) -> None:
+    with (
+        serve("--model", str(exported), "--url_prefix", "/digits") as service,
+        closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection,
+    ):
+        for path in ("/digits/", "/digits/static/page.js", "/digits/readyz", "/readyz"):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            assert (response.status, bool(response.read())) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--url_prefix", "digits/", "a path without a slash at the end, such as /digits"),
+        ("--cors_origin", "example.org", "an origin, such as https://example.org, or *"),
+    ],
+)
+def test_wrong_address_is_reported(flag: str, value: str, allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line_of(["serve", flag, value], capsys) == f"error: {flag} {value} is not allowed; it must be {allowed}\n"

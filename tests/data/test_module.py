@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mnist_lightning.data.augmentation import Augmentation
-from mnist_lightning.data.module import Batches, MNISTDataModule, normalize, stratified_split
+from mnist_lightning.data.module import Batches, MNISTDataModule, normalize
+from mnist_lightning.data.splits import stratified_split
 from mnist_lightning.errors import UserError
 
 
@@ -166,13 +167,14 @@ def test_use_test_images_replaces_the_test_images(tiny: Path) -> None:
         ({"batch_size": 0}, "batch_size 0 is not allowed; it must be 1 or more, such as 128"),
         (
             {"validation_fraction": 1.5},
-            "validation_fraction 1.5 is not allowed; it must be between 0 and 1, such as 0.1",
+            "validation_fraction 1.5 is not allowed; it must be between 0 and 1",
         ),
         ({"num_workers": -1}, "num_workers -1 is not allowed; it must be 0 or more"),
         ({"std": 0.0}, "std 0.0 is not allowed; it must be more than 0, such as 0.3"),
         (
             {"dataset": "CIFAR"},
-            "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced",
+            "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced "
+            "or ImageFolder",
         ),
     ],
 )

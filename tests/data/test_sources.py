@@ -24,7 +24,8 @@ def test_unknown_dataset_is_reported() -> None:
     with pytest.raises(UserError) as error:
         sources.find_source("CIFAR")
     assert str(error.value) == (
-        "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced"
+        "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced "
+        "or ImageFolder"
     )
 
 

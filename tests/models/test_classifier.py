@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from mnist_lightning.data.module import MNISTDataModule, normalize
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import CNN, MLP, Classifier
-from mnist_lightning.models.classifier import class_path
 from mnist_lightning.runs import checkpoints
+from mnist_lightning.runs.checkpoints import class_path
 
 
 def make_trainer(**options: Any) -> Trainer:

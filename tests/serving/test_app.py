@@ -211,3 +211,26 @@ def test_page_loads_no_external_resources(client: FlaskClient) -> None:
         assert "http:" not in text
         assert "https:" not in text
         assert " style=" not in text
+
+
+def test_other_sites_may_use_the_api_only_if_allowed(classifier: ExportedClassifier) -> None:
+    body = {"images": [EMPTY]}
+    closed, opened = create_app(classifier), create_app(classifier, "https://example.org")
+    assert "Access-Control-Allow-Origin" not in closed.test_client().post("/predict", json=body).headers
+    for response in (
+        opened.test_client().post("/predict", json=body),
+        opened.test_client().options("/predict"),
+    ):
+        assert response.status_code == 200
+        assert response.headers["Access-Control-Allow-Origin"] == "https://example.org"
+        assert response.headers["Access-Control-Allow-Headers"] == "Content-Type"
+
+
+def test_description_of_the_api_lists_every_route(client: FlaskClient) -> None:
+    with client.get("/openapi.json") as response:
+        content = response.get_json()
+    routes = {rule.rule for rule in client.application.url_map.iter_rules()} - {"/", "/openapi.json"}
+    assert {*content["paths"]} == {route for route in routes if not route.startswith("/static")}
+    answer = client.post("/predict", json={"images": [EMPTY]}).get_json()
+    assert {*answer} <= {*content["components"]["schemas"]["Answer"]["properties"]}
+    assert {*answer["predictions"][0]} <= {*content["components"]["schemas"]["Prediction"]["properties"]}

@@ -108,7 +108,7 @@ def test_file_that_predicts_differently_is_not_written(
     to_onnx = onnx_file._to_onnx
 
     def to_wrong_onnx(deployed: onnx_file.Deployed, metadata: Mapping[str, str]) -> bytes:
-        deployed.mean = wrong_mean
+        deployed.model.hparams["mean"] = wrong_mean
         return to_onnx(deployed, metadata)
 
     monkeypatch.setattr(onnx_file, "_to_onnx", to_wrong_onnx)

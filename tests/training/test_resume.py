@@ -50,6 +50,7 @@ def interrupt(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         [*MLP, "--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=4"],
         [*MLP, "--trainer.max_steps=24", "--trainer.max_epochs=null"],
         [*MLP, "--trainer.logger=false"],
+        [*MLP, "--optimizer=SGD", "--optimizer.lr=0.1", "--lr_scheduler=CosineAnnealingLR", "--lr_scheduler.T_max=4"],
     ],
     ids=lambda flags: " ".join(flag.removeprefix("--trainer.") for flag in flags[1:] if "=" in flag)[:60],
 )
@@ -67,6 +68,24 @@ def test_resume_is_bit_identical(
     assert not Path("lightning_logs/version_2").exists()
     assert len(read_csv(whole / "metrics.csv")) == 4
     assert differences(whole, resumed) == []
+
+
+def test_run_is_trained_further_with_the_schedule_of_its_new_length(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["fit", *SMALL, *MLP]
+    main([*flags, "--trainer.max_epochs", "6"])
+    main([*flags, "--trainer.max_epochs", "2"])
+    newer = Path("lightning_logs/version_1")
+    for length in (4, 6):
+        main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", str(length)])
+        assert len(read_csv(newer / "metrics.csv")) == length
+        assert yaml.safe_load((newer / "config.yaml").read_text())["trainer"]["max_epochs"] == length
+    whole, extended = (read_csv(folder / "metrics.csv") for folder in (RUN, newer))
+    rates = [[float(row["learning_rate"]) for row in rows] for rows in (whole, extended)]
+    assert rates[1][1] < 1e-6 < rates[1][2]  # the first end, and what follows
+    assert rates[1][4:] == pytest.approx(rates[0][4:])
+    assert float(extended[-1]["val/loss"]) < float(extended[1]["val/loss"])
 
 
 STOP = "[{class_path: EarlyStopping, init_args: {monitor: train/loss, min_delta: 9, patience: 1}}]"
@@ -139,7 +158,6 @@ def test_changed_settings_are_rejected(
 ) -> None:
     interrupt([*SMALL, "--trainer.max_epochs", "3"], monkeypatch)
     for flag, before, now in (
-        ("--trainer.max_epochs", "3", "9"),
         ("--trainer.gradient_clip_val", "None", "1.0"),
         ("--model.init_args.learning_rate", "0.01", "0.5"),
         ("--data.split_seed", "0", "9"),
@@ -148,7 +166,7 @@ def test_changed_settings_are_rejected(
     ):
         assert line_of(["fit", "--ckpt_path", "last", flag, now], capsys) == (
             f"error: {flag} was {before} when {LAST} was saved, but is {now} now; a resumed run keeps its settings: "
-            "omit the flag, or train a new model without --ckpt_path\n"
+            "omit the flag, or start a new run with --init_from\n"
         )
     assert not Path("lightning_logs/version_1").exists()
     tiny.rename("elsewhere")
@@ -179,5 +197,5 @@ def test_weights_alone_cannot_be_resumed(run: Path, capsys: pytest.CaptureFixtur
     stored = torch.load(LAST, weights_only=True)
     torch.save({**stored, "optimizer_states": []}, BEST)
     assert line_of(["fit", "--ckpt_path", "best"], capsys) == (
-        f"error: checkpoint {BEST} holds only weights and can't be resumed; omit --ckpt_path\n"
+        f"error: checkpoint {BEST} holds only weights and can't be resumed; use --init_from\n"
     )

@@ -276,8 +276,9 @@ function showPhoto({ predictions, lines }) {
 function show([found], text = found?.prediction) {
   answer.textContent = text ?? "?";
   answer.className = [!found && "empty", found?.confidence < 0.5 && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
-  const pixels = new ImageData(28, 28);
-  (found?.image.flat() ?? []).forEach((value, i) => pixels.data.set([value, value, value, 255], 4 * i));
+  const size = seen.width = seen.height = found?.image.length ?? 28;
+  const pixels = new ImageData(size, size);
+  (found?.image.flat() ?? []).forEach((value, i) => pixels.data.set([...[value, value, value].flat().slice(0, 3), 255], 4 * i));
   seen.getContext("2d").putImageData(pixels, 0, 0);
   showBars(found?.probabilities ?? Object.fromEntries([..."0123456789"].map((name) => [name, 0])));
 }

@@ -1,0 +1,100 @@
+"""Your own pictures, in a folder for each class: decoded once, into memory, or into a file if they don't fit."""
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from mnist_lightning.console import console, echo
+from mnist_lightning.data.sources import Split
+from mnist_lightning.data.splits import stratified_split
+from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.images import InputFormat
+from mnist_lightning.images.reading import is_picture, read_picture
+
+NAME = "ImageFolder"
+TEST_FRACTION = 0.1  # of the pictures, if there is no folder of test pictures
+
+
+def find_classes(data_dir: Path) -> list[str]:
+    """Returns the names of the class folders, in alphabetical order, or raises a UserError."""
+    names = sorted(path.name for path in _root(data_dir).glob("[!.]*/"))
+    if not 2 <= len(names) <= 256:
+        problem = f"--data.data_dir {data_dir}: there are {len(names)} class folders in {_root(data_dir)}"
+        raise UserError(f"{problem}; ImageFolder needs 2 to 256, each with the pictures of a class")
+    return names
+
+
+def load(
+    data_dir: Path, split: Split, class_names: Sequence[str], inputs: InputFormat, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Reads a split: from the folders `train` and `test`; if there is only one, a tenth of it is for testing.
+
+    Returns:
+        Images `(N, H, W)` or, in color, `(N, H, W, 3)`, and labels `(N,)`; both uint8.
+
+    Raises:
+        UserError: A picture can't be read, or the folders are not those of the classes.
+    """
+    from torchvision.datasets import folder
+
+    root, test_dir = _root(data_dir), data_dir / "test"
+    has_test_dir = root != data_dir and test_dir.is_dir()
+    classes = {name: label for label, name in enumerate(class_names)}
+    try:
+        place = test_dir if has_test_dir and split == "test" else root
+        samples = folder.make_dataset(place, classes, is_valid_file=is_picture)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{place}: {one_line(error).rstrip('.')}; put pictures there, or name other --data.class_names"
+        ) from error
+    labels = torch.tensor([label for _, label in samples], dtype=torch.uint8)
+    if not has_test_dir:
+        chosen = stratified_split(labels, TEST_FRACTION, seed)[split == "test"]
+        samples, labels = [samples[index] for index in chosen.tolist()], labels[chosen]
+    return _decode([path for path, _ in samples], inputs), labels
+
+
+def measure(images: Tensor) -> tuple[float, float]:
+    """Returns mean and standard deviation of the pixels of images `(N, …)` uint8, in [0, 1], to four places."""
+    counts = sum(np.bincount(image.ravel(), minlength=256) for image in images.numpy())
+    values = np.arange(256) / 255
+    mean = np.average(values, weights=counts)
+    return round(float(mean), 4), round(math.sqrt(np.average((values - mean) ** 2, weights=counts)), 4)
+
+
+def _root(data_dir: Path) -> Path:
+    return data_dir / "train" if (data_dir / "train").is_dir() else data_dir
+
+
+def _decode(files: Sequence[str], inputs: InputFormat) -> Tensor:
+    images = _allocate((len(files), *inputs.shape))
+
+    def read(index: int) -> None:
+        images[index] = read_picture(files[index], inputs.image_size, inputs.channels)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
+        is_hidden = console.quiet or not console.is_terminal
+        steps = pool.map(read, range(len(files)))
+        for _ in track(steps, "reading", len(files), console=console, transient=True, disable=is_hidden):
+            pass
+    return torch.from_numpy(images)
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an array of uint8 in memory, or in a temporary file if it would take more than half of what is free."""
+    num_bytes = math.prod(shape)
+    if num_bytes < psutil.virtual_memory().available / 2:
+        return np.empty(shape, np.uint8)
+    place = tempfile.gettempdir()
+    echo(f"pictures    {num_bytes / 1e9:.1f} GB are too much for the memory, and are decoded into a file in {place}")
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
