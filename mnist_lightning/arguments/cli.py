@@ -221,12 +221,13 @@ def _explain(error: Exception, command: str, usage: str) -> str:
     line = " ".join(f"{key} {reason}".replace(" - ", " ").split())
     if isinstance(error, argparse.ArgumentError):
         models = {model.__name__: model for model in known_classes().values()}
-        line += f"; models are {', '.join(models)}" if "import path" in text else ""
+        line += f"; models are {', '.join(models)}" if "import path" in text and '"model"' in key else ""
         line += f"; see {console.command_line(command, '--help')}"
         if unknown := re.search(r"(?:unrecognized arguments: |Option '|import path string: )([^\s=']+)", text):
             classes: list[Any] = [Classifier, *models.values()]
             options = {name for model in classes for name in inspect.signature(model).parameters}
-            line += did_you_mean(unknown[1], [*options, *models, "--config", *re.findall(r"--[\w.]+", usage)])
+            named = [*options, *models, *torch.optim.__all__, *torch.optim.lr_scheduler.__all__]
+            line += did_you_mean(unknown[1], [*named, "--config", *re.findall(r"--[\w.]+", usage)])
     return line
 
 

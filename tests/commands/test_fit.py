@@ -174,7 +174,8 @@ def test_optimizer_and_schedule_can_be_chosen(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--optimizer", "SGDD"], "SGDD"),
+        (["--optimizer", "Adamm"], "did you mean Adam?"),
+        (["--lr_scheduler", "StepRL"], "did you mean StepLR?"),
         (
             ["--optimizer", "SGD", "--optimizer.lr", "-1"],
             "--optimizer or --lr_scheduler can't be used: Invalid learning",
