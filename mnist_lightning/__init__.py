@@ -14,7 +14,7 @@ def load(source: str | Path = "pretrained") -> "Classifier":
         source: `pretrained`, a checkpoint, a run folder, or `best` or `last` of the newest run.
 
     Raises:
-        UserError: There is no such checkpoint, or it can't be used.
+        UserError: The checkpoint is missing, or can't be used.
     """
     from mnist_lightning.models.ensemble import rebuild  # imports torch, which takes seconds
     from mnist_lightning.runs import checkpoints, folders

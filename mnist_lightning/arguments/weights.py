@@ -23,7 +23,8 @@ def load(stored: Checkpoint, model: Classifier, data: MNISTDataModule, has_new_h
     weights = stored.weights
     if has_new_head:
         place = next(name for name, module in model.named_modules() if module is model.head)
-        weights |= {name: value for name, value in model.state_dict().items() if name.startswith(f"{place}.")}
+        new = {name: value for name, value in model.state_dict().items() if name.startswith(f"{place}.")}
+        weights = {**weights, **new}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -21,7 +21,7 @@ from mnist_lightning.images import InputFormat
 from mnist_lightning.images.reading import is_picture, read_picture
 
 NAME = "ImageFolder"
-TEST_FRACTION = 0.1  # of the pictures, if there is no folder of test pictures
+TEST_FRACTION = 0.1  # of each class, unless the test pictures have a folder of their own
 
 
 def find_classes(data_dir: Path) -> list[str]:

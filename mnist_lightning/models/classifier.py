@@ -20,7 +20,7 @@ from mnist_lightning.runs.checkpoints import class_path
 
 
 class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
-    """A one-cycle schedule that can be resumed with another length: it goes on from the same step of the new one."""
+    """A one-cycle schedule that can be resumed with another length, from the same step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the number of steps."""
@@ -191,7 +191,7 @@ class Classifier(LightningModule):
             {"params": [p for p in self.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
         is_mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
-        fused = not (is_mixed and self.trainer.gradient_clip_val)  # torch's fused AdamW would skip the clipping
+        fused = not (is_mixed and self.trainer.gradient_clip_val)  # Lightning can't clip for a fused one then
         eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).tiny)  # float16 would round 1e-8 to 0
         return torch.optim.AdamW(groups, lr=self.learning_rate, eps=eps, fused=fused)
 

@@ -67,9 +67,8 @@ def export_onnx(
 
 
 def _to_onnx(deployed: Deployed, metadata: Mapping[str, str]) -> bytes:
-    example = torch.zeros(
-        2, *deployed.model.inputs.shape, dtype=torch.uint8
-    )  # a batch of one would make the batch size a constant
+    shape = (2, *deployed.model.inputs.shape)  # a batch of one would make the batch size a constant
+    example = torch.zeros(shape, dtype=torch.uint8)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # the exporter's own warnings
         program = torch.onnx.export(
             deployed,

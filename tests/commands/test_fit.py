@@ -191,7 +191,7 @@ def test_wrong_optimizer_is_reported(
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "16-true", "64-true"])
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
-def test_gradients_are_clipped_at_every_precision(tiny: Path, precision: str, algorithm: str) -> None:
+def test_training_with_clipping_works_at_every_precision(tiny: Path, precision: str, algorithm: str) -> None:
     clip = ["--trainer.gradient_clip_val", "0.5", "--trainer.gradient_clip_algorithm", algorithm]
     main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "1", "--trainer.precision", precision, *clip])
     assert float(read_csv(RUN / "metrics.csv")[0]["train/loss"]) < 3
