@@ -36,12 +36,10 @@ def choose_optimizer(model: Classifier, optimizer_init: Any, schedule_init: Any)
     """Replaces the model's optimizer, its schedule, or both with what flags name, as LightningCLI does."""
 
     def configure_optimizers() -> Any:
-        optimizer, schedule = model.make_optimizer(), None
         try:
-            if optimizer_init:
-                optimizer = instantiate_class(model.parameters(), optimizer_init)
-            if schedule_init:
-                schedule = instantiate_class(optimizer, schedule_init)
+            given = instantiate_class(model.parameters(), optimizer_init) if optimizer_init else None
+            optimizer = given or model.make_optimizer()
+            schedule = instantiate_class(optimizer, schedule_init) if schedule_init else None
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer or --lr_scheduler can't be used: {one_line(error)}") from error
         return LightningCLI.configure_optimizers(model, optimizer, schedule)

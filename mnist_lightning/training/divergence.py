@@ -25,5 +25,6 @@ def check(row: Mapping[str, float], model: Classifier) -> None:
     if problem:
         raise UserError(
             f"training diverged: after epoch {row['epoch'] + 1:.0f} {problem}; lower "
-            f"--model.init_args.learning_rate {model.learning_rate:g}, for example to {model.learning_rate / 10:.2g}"
+            f"--model.init_args.learning_rate {model.learning_rate:g}, for example to {model.learning_rate / 10:.2g} "
+            "(or --optimizer.lr, if an optimizer was chosen)"
         )

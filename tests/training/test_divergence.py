@@ -22,7 +22,8 @@ def test_diverged_training_stops_without_a_checkpoint(
     line = line_of(["fit", *SMALL, *MLP, *many, f"--model.init_args.learning_rate={rate}"], capsys)
     assert line.startswith("error: training diverged: after epoch 1 ")
     assert problem in line
-    advice = f"lower --model.init_args.learning_rate {float(rate):g}, for example to {float(rate) / 10:.2g}\n"
+    advice = f"lower --model.init_args.learning_rate {float(rate):g}, for example to {float(rate) / 10:.2g} "
+    advice += "(or --optimizer.lr, if an optimizer was chosen)\n"
     assert line.endswith(advice)
     assert not (RUN / "checkpoints").exists()
 
