@@ -189,6 +189,7 @@ def test_wrong_optimizer_is_reported(
     assert message in line_of(["fit", *SMALL, *flags], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "16-true", "64-true"])
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_training_with_clipping_works_at_every_precision(tiny: Path, precision: str, algorithm: str) -> None:

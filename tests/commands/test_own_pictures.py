@@ -58,6 +58,7 @@ def test_digits_of_a_dataset_are_read_unchanged(dataset: str, mnist_images: UInt
         assert (digit.image == image).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["FashionMNIST", "KMNIST"])
 def test_same_pixels_get_the_same_answer_in_every_command(
     dataset: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
