@@ -18,6 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from mnist_lightning import console
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import reading, sources
 from mnist_lightning.data.sources import File, Source, Split
@@ -115,6 +116,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["mnist_lightning"])
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setattr(console.console, "stderr", False)  # a test of `--output -` leaves it redirected
 
 
 def put_tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
