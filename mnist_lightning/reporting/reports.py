@@ -115,12 +115,11 @@ def write_predictions(
         confidence = max(row)
         prediction = class_names[row.index(confidence)] if confidence >= min_confidence else ""
         num_empty += not prediction
-        rows.append([source, prediction, *(f"{p:.6f}" for p in (confidence, *row)), *entries])
-    text = as_csv([header, *rows])
+        rows.append([source, prediction, *(round(p, 6) for p in (confidence, *row)), *entries])
     if path.suffix in (".json", ".jsonl"):
-        numbers = range(2, 3 + len(class_names))
-        values = ([float(v) if i in numbers else v for i, v in enumerate(row)] for row in rows)
-        text = "".join(f"{json.dumps(dict(zip(header, row, strict=True)))}\n" for row in values)
+        text = "".join(f"{json.dumps(dict(zip(header, row, strict=True)))}\n" for row in rows)
+    else:
+        text = as_csv([header, *([f"{v:.6f}" if isinstance(v, float) else v for v in row] for row in rows)])
     if path == Path("-"):
         sys.stdout.write(text)
     else:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import partialmethod
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,23 +19,14 @@ class PassBar(TQDMProgressBar):
     def _make_bar(self, name: str, **options: Any) -> Tqdm:
         layout = f"{name} |{{bar}}| {{n_fmt}} of {{total_fmt}} batches, {{remaining}} left"
         width = min(79, shutil.get_terminal_size().columns)
-        return Tqdm(bar_format=layout, ncols=width, leave=False, disable=self.is_disabled, file=sys.stdout, **options)
+        position = int(name == "validating" and self.trainer.state.fn == "fit")  # below the epoch's bar
+        look = {"bar_format": layout, "ncols": width, "position": position, "leave": False, "file": sys.stdout}
+        return Tqdm(**{"disable": self.is_disabled, **look, **options})
 
-    def init_train_tqdm(self) -> Tqdm:
-        """Returns no bar yet; each epoch has its own."""
-        return Tqdm(disable=True)
-
-    def init_validation_tqdm(self) -> Tqdm:
-        """Returns the bar of a validation."""
-        return self._make_bar("validating", position=int(self.trainer.state.fn == "fit"))
-
-    def init_test_tqdm(self) -> Tqdm:
-        """Returns the bar of a test."""
-        return self._make_bar("testing")
-
-    def init_predict_tqdm(self) -> Tqdm:
-        """Returns the bar of a prediction."""
-        return self._make_bar("predicting")
+    init_train_tqdm = partialmethod(_make_bar, "training", disable=True)  # each epoch has its own
+    init_validation_tqdm = partialmethod(_make_bar, "validating")
+    init_test_tqdm = partialmethod(_make_bar, "testing")
+    init_predict_tqdm = partialmethod(_make_bar, "predicting")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Returns no metrics; the epoch's line shows them."""
