@@ -4,16 +4,16 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from scipy import ndimage
 
 from mnist_lightning.images.ink import border, find_ink
 from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageSource, describe, read_image
 from mnist_lightning.images.segmentation import merge, split
 
-WORKING_SIZES = {"one": 700, "many": 2000}
+cv2.setNumThreads(1)  # several images are read at a time
+WORKING_SIZES = {"one": 560, "many": 2000}
 """Longest side, in pixels, at which one digit or many are searched; larger images are downscaled."""
 MIN_SIZE = 64  # smaller images are enlarged to this, so that a stroke is several pixels wide
 
@@ -45,7 +45,7 @@ def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_P
     longer = max(image.shape)
     factor = longer / min(max(longer, MIN_SIZE), WORKING_SIZES["many" if many else "one"])
     try:
-        ink = find_ink(_resize(image, factor))
+        ink = find_ink(_resize(image, *(round(side / factor) or 1 for side in image.shape[::-1])))
         lines = split(ink) if many else [[merge(ink)]]
     except BlankImageError as error:
         raise BlankImageError(f"{describe(source)} is blank: {error}") from error
@@ -83,8 +83,7 @@ def is_mnist(image: Gray) -> bool:
     """Returns whether an image is already a digit in MNIST's format, to be kept unchanged."""
     if image.shape != (28, 28) or image.max() < 0.5 or np.median(image) > 0:
         return False
-    center = ndimage.center_of_mass(image)
-    return bool(border(image).mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in center))
+    return bool(border(image).mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in _center(image)))
 
 
 def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
@@ -94,35 +93,36 @@ def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
     """
     height, width = ink.shape
     scale = 20 / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    small = np.asarray(Image.fromarray(_thicken(ink)).resize(size, method))
+    small = _resize(_thicken(ink), max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.clip(small / small.max(), 0, 1)
-    row, column = ndimage.center_of_mass(small)
     top, left = (
-        min(max(int(15 - place), 0), 28 - side) for place, side in zip((row, column), small.shape, strict=True)
+        min(max(int(15 - place), 0), 28 - side) for place, side in zip(_center(small), small.shape, strict=True)
     )
     image = np.zeros((28, 28), np.uint8)
     image[top : top + small.shape[0], left : left + small.shape[1]] = (small * 255).round()
     return image
 
 
-def _resize(image: Gray, factor: float) -> Gray:
-    if factor == 1:
-        return image
-    size = round(image.shape[1] / factor) or 1, round(image.shape[0] / factor) or 1
-    method = Image.Resampling.BOX if factor > 1 else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(image).resize(size, method)).clip(0, 1)
+def _center(image: Gray) -> tuple[float, float]:
+    """Returns row and column of the center of mass."""
+    moments = cv2.moments(image)
+    return moments["m01"] / moments["m00"], moments["m10"] / moments["m00"]
+
+
+def _resize(image: Gray, width: int, height: int) -> Gray:
+    method = cv2.INTER_AREA if width * height < image.size else cv2.INTER_CUBIC
+    resized: Gray = cv2.resize(image, (width, height), interpolation=method).clip(0, 1)
+    return resized
 
 
 def _thicken(ink: Gray) -> Gray:
     """Widens strokes that are thinner than MNIST's thinnest, about a twelfth of the digit's size."""
-    mask = ink > 0.5
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    ridge = depth[(depth == ndimage.maximum_filter(depth, 3)) & mask]
+    mask = (ink > 0.5).astype(np.uint8)
+    depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, cv2.DIST_MASK_5)
+    ridge = depth[(depth == cv2.dilate(depth, np.ones((3, 3)))) & (depth > 0)]
     stroke = 2 * float(np.median(ridge)) if len(ridge) else 1
     missing = max(ink.shape) / 12 - stroke
     if missing < 1:
         return ink
-    thick: Gray = ndimage.grey_dilation(ink, size=(round(missing) + 1,) * 2)
+    thick: Gray = cv2.dilate(ink, np.ones((round(missing) + 1,) * 2))
     return thick

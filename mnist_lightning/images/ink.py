@@ -1,33 +1,44 @@
 """Separating ink from paper: any paper, lighting and polarity; ruled lines and shadows are removed. No torch here."""
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 from mnist_lightning.images.reading import BlankImageError, Gray
 
 MIN_CONTRAST = 0.06  # smallest difference between ink and paper, as a fraction of the range from black to white
+MIN_LINE = 0.02  # smallest difference between a ruled line and paper
 
 
 def find_ink(image: Gray) -> Gray:
     """Returns where the ink is, `(height, width)` float32 in [0, 1], or raises a BlankImageError."""
-    smooth = ndimage.gaussian_filter(image, max(0.5, max(image.shape) / 500))
+    smooth = cv2.GaussianBlur(image, (0, 0), max(0.5, max(image.shape) / 500))
     paper = _even_paper(image)
     if paper is not None:
-        flat = np.abs(smooth - paper)
+        flat = np.abs(smooth - np.float32(paper))
     else:
-        above = smooth - _fit_paper(smooth)
-        # Ink covers less than half of the image, so the longer tail of the differences is ink.
-        sides = (_remove_shadows(above), _remove_shadows(-above))
-        flat = max(sides, key=lambda side: float(np.quantile(side, 0.998)))
+        darkest, brightest = _estimate_paper(smooth)
+        flat = max(smooth - brightest, darkest - smooth, key=_level)  # ink is what differs more
     flat = _remove_lines(_remove_lines(flat).T).T
-    level = float(np.quantile(flat, 0.998))
-    spread = 1.4826 * float(np.median(np.abs(flat))) + 1e-4  # standard deviation, estimated robustly
+    level, sample = _level(flat), _sample(flat)
+    spread = 1.4826 * float(np.median(np.abs(sample))) + 1e-4  # standard deviation, estimated robustly
     if level < max(MIN_CONTRAST, 5 * spread) and level < 0.25:
         raise BlankImageError("nothing stands out from the paper")
-    threshold = max(_otsu(flat), 0.3 * level)
-    full = float(np.median(flat[flat > threshold]))
+    positive = (sample[sample > 0] * (200 / level)).clip(max=255).astype(np.uint8)
+    otsu, _ = cv2.threshold(positive, 0, 255, cv2.THRESH_OTSU)
+    threshold = max(otsu / 200, 0.3) * level
+    full = float(np.median(sample[sample > threshold]))
     ink: Gray = np.clip((flat - 0.25 * threshold) / (full - 0.25 * threshold), 0, 1).astype(np.float32)
     return ink
+
+
+def _sample(ink: Gray) -> Gray:
+    """Returns pixels at regular distances, enough for statistics of a whole image."""
+    step = 1 + max(ink.shape) // 350
+    return ink[::step, ::step]
+
+
+def _level(ink: Gray) -> float:
+    return float(np.quantile(_sample(ink), 0.998))
 
 
 def border(image: Gray) -> Gray:
@@ -38,36 +49,30 @@ def border(image: Gray) -> Gray:
 def _even_paper(image: Gray) -> float | None:
     """Returns the brightness of uniform paper, as in drawings: the image's lowest or highest one, or None."""
     for value in (float(image.min()), float(image.max())):
-        fraction, fraction_of_border = (np.mean(np.abs(part - value) < 0.03) for part in (image, border(image)))
+        parts = (_sample(image), border(image))
+        fraction, fraction_of_border = (np.mean(np.abs(part - value) < 0.03) for part in parts)
         if fraction > 0.3 and fraction_of_border > 0.4:
             return value
     return None
 
 
-def _fit_paper(image: Gray) -> Gray:
-    """Fits a polynomial surface of degree 3 to the paper; ink is excluded iteratively, as outliers."""
-    powers = [(i, j) for i in range(4) for j in range(4 - i)]
-    y, x = (np.linspace(-1, 1, size)[:, None] ** np.arange(4) for size in image.shape)
-    # The grid is fine enough to find the paper between strokes.
-    rows, columns = (np.linspace(0, size - 1, min(size, 100)).astype(int) for size in image.shape)
-    values = image[np.ix_(rows, columns)].ravel()
-    terms = np.stack([np.outer(y[rows, i], x[columns, j]).ravel() for i, j in powers], 1)
-    is_paper = np.ones(len(values), bool)
-    for _ in range(8):
-        solution = np.linalg.lstsq(terms[is_paper], values[is_paper], rcond=None)[0]
-        residuals = np.abs(values - terms @ solution)
-        is_paper = residuals <= max(2.5 * 1.4826 * float(np.median(residuals)), 0.01)
-    coefficients = np.zeros((4, 4))
-    coefficients[tuple(zip(*powers, strict=True))] = solution
-    surface: Gray = (y @ coefficients @ x.T).astype(np.float32)
-    return surface
+def _estimate_paper(image: Gray) -> tuple[Gray, Gray]:
+    """Returns the lowest and the highest brightness of the paper near each pixel, at a low resolution.
 
-
-def _remove_shadows(ink: Gray) -> Gray:
-    """Removes what is wider and taller than any stroke: shadows with sharp edges, the table next to the paper."""
-    shadows = ndimage.grey_opening(ink, max(3, round(0.3 * max(ink.shape))))
-    flat: Gray = ink - shadows.clip(min=0)
-    return flat
+    Ink is excluded in two ways: it fills less than half of a large window, so that a median follows gradients and the
+    edges of shadows; and it is narrower than a small window, unlike shadows and tables in a corner.
+    """
+    scale = min(1, 80 / min(image.shape))
+    size = [max(1, round(side * scale)) for side in image.shape[::-1]]
+    small = (cv2.resize(image, size, interpolation=cv2.INTER_AREA).clip(0, 1) * 255).astype(np.uint8)
+    median = cv2.medianBlur(small, int(0.75 * min(size)) // 2 * 2 + 1)
+    window = np.ones((max(3, round(0.3 * min(size))),) * 2, np.uint8)
+    papers = []
+    for fill, choose, extreme in ((cv2.MORPH_CLOSE, np.minimum, cv2.erode), (cv2.MORPH_OPEN, np.maximum, cv2.dilate)):
+        filled = cv2.morphologyEx(small, fill, window, borderType=cv2.BORDER_REPLICATE)
+        paper = cv2.GaussianBlur(choose(filled, median).astype(np.float32) / 255, (0, 0), 1)
+        papers.append(cv2.resize(extreme(paper, np.ones((3, 3))), image.shape[::-1]))
+    return papers[0], papers[1]
 
 
 def _remove_lines(ink: Gray) -> Gray:
@@ -75,28 +80,20 @@ def _remove_lines(ink: Gray) -> Gray:
     height, width = ink.shape
     if min(height, width) < 64:
         return ink
-    strips = np.stack([strip.mean(1) for strip in np.array_split(ink, 32, axis=1)])
+    strips = ink[:, : width // 32 * 32].reshape(height, 32, -1).mean(2)
+    if np.partition(strips.max(0), 4)[4] < MIN_LINE:
+        return ink  # nothing reaches across
     positions = (np.arange(32) + 0.5) / 32 - 0.5
-    common, slope, sharpest = strips[0], 0.0, -1.0
+    common, slope, sharpest = strips[:, 0], 0.0, -1.0
     for candidate in np.linspace(-0.06, 0.06, 25) * width:
-        rows = np.arange(height) + (candidate * positions).round().astype(int)[:, None]
-        shared = np.partition(np.take_along_axis(strips, rows.clip(0, height - 1), 1), 8, axis=0)[8]  # in most strips
+        rows = np.arange(height)[:, None] + (candidate * positions).round().astype(int)
+        shared = np.partition(np.take_along_axis(strips, rows.clip(0, height - 1), 0), 8, axis=1)[:, 8]  # by most
         if (sharpness := float(np.square(np.diff(shared)).sum())) > sharpest:
             common, slope, sharpest = shared, candidate, sharpness
-    lines = common - ndimage.grey_opening(common, max(5, round(0.03 * max(ink.shape))))  # thinner than a stroke
-    lines = ndimage.maximum_filter1d(np.where((lines > 0.02) & (lines > 0.7 * common), 1.3 * lines, 0), 3)
+    common = common[:, None]
+    opening = cv2.morphologyEx(common, cv2.MORPH_OPEN, np.ones((max(5, round(0.03 * max(ink.shape))), 1)))
+    lines = common - opening  # thinner than a stroke
+    lines = cv2.dilate(np.where((lines > MIN_LINE) & (lines > 0.7 * common), 1.3 * lines, 0), np.ones((3, 1)))
     rows = np.arange(height)[:, None] - (slope * (np.arange(width) / width - 0.5)).round().astype(int)
-    flat: Gray = ink - lines[rows.clip(0, height - 1)]
+    flat: Gray = ink - lines[rows.clip(0, height - 1), 0]
     return flat
-
-
-def _otsu(values: Gray) -> float:
-    """Returns the threshold that best divides values in two. Source: Otsu 1979 (IEEE Trans. SMC 9:62-66)."""
-    counts, edges = np.histogram(values[values > 0], 256)
-    centers = (edges[:-1] + edges[1:]) / 2
-    below = counts.cumsum()
-    above = below[-1] - below
-    sums = (counts * centers).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(centers[np.nanargmax(between[:-1])])

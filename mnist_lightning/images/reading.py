@@ -118,7 +118,8 @@ def describe(source: ImageSource) -> str:
 def _flatten(image: Image.Image) -> Image.Image:
     """Returns an image upright, on white paper where it is transparent."""
     upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
+    is_opaque = upright.mode == "RGBA" and upright.getchannel("A").getextrema() == (255, 255)
+    if is_opaque or not upright.has_transparency_data:
         return upright
     return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
 
@@ -127,4 +128,4 @@ def _brightness(image: Image.Image) -> Gray:
     if image.mode.startswith(("I", "F")):
         values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
         return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
-    return np.asarray(image.convert("RGB").convert("L"), dtype=np.float32) / np.float32(255)
+    return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)

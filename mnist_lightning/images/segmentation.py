@@ -1,11 +1,11 @@
 """Segmentation: from ink to digits, one per image or line by line. No torch here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from mnist_lightning.images.reading import BlankImageError, Gray
 
@@ -29,9 +29,7 @@ def merge(ink: Gray) -> Piece:
     kept = [index for index in range(len(boxes)) if sizes[index] >= max(4, min_fractions[index] * sizes.max())]
     if not kept:
         raise BlankImageError(ONLY_SPECKS)
-    box = _union(boxes[index] for index in kept)
-    mask = ndimage.binary_dilation(np.isin(labels, [index + 1 for index in kept]), iterations=3)
-    return Piece(box, mask[box])
+    return _piece(labels, boxes, kept, margin=3)
 
 
 def split(ink: Gray) -> list[list[Piece]]:
@@ -50,13 +48,10 @@ def split(ink: Gray) -> list[list[Piece]]:
             groups.append([index])
         else:
             match.append(index)
-    found = []
-    for group in groups:
-        box = _union(boxes[n] for n in group)
-        is_tall = box[0].stop - box[0].start > (0.7 if _touches_edge(box, ink.shape) else 0.3) * height
-        if is_tall:  # not a dot, a dash or a shadow
-            mask = ndimage.binary_dilation(np.isin(labels[box], [n + 1 for n in group]), iterations=2)
-            found.append(Piece(box, mask))
+    pieces = [_piece(labels, boxes, group, margin=2) for group in groups]
+    min_heights = [(0.7 if _touches_edge(piece.box, ink.shape) else 0.3) * height for piece in pieces]
+    # Others are dots, dashes and shadows.
+    found = [piece for piece, minimum in zip(pieces, min_heights, strict=True) if len(piece.mask) > minimum]
     if not found:
         raise BlankImageError(ONLY_SPECKS)
     return _lines(found, height)
@@ -64,9 +59,18 @@ def split(ink: Gray) -> list[list[Piece]]:
 
 def _components(ink: Gray) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArray[np.int64]]:
     """Returns connected components: a label for each pixel, and the box and number of pixels of each component."""
-    labels, _ = ndimage.label(ink > 0.5, np.ones((3, 3)))
-    boxes = ndimage.find_objects(labels)
-    return labels, boxes, np.bincount(labels.ravel())[1:]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((ink > 0.5).astype(np.uint8))
+    boxes = [(slice(top, top + height), slice(left, left + width)) for left, top, width, height, _ in stats[1:]]
+    return labels, boxes, stats[1:, cv2.CC_STAT_AREA]
+
+
+def _piece(labels: npt.NDArray[np.int32], boxes: list[Box], indices: Sequence[int], margin: int) -> Piece:
+    """Joins components; their mask is wider by a margin, for the soft edges of strokes."""
+    box = _union(boxes[index] for index in indices)
+    is_member = np.zeros(len(boxes) + 1, np.uint8)
+    is_member[[index + 1 for index in indices]] = 1
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return Piece(box, cv2.dilate(is_member[labels[box]], cross, iterations=margin).astype(bool))
 
 
 def _touches_edge(box: Box, shape: tuple[int, ...]) -> bool:
