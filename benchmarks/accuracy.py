@@ -31,7 +31,7 @@ from benchmarks import measure
 from mnist_lightning.data.module import MNISTDataModule, normalize
 from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
 from mnist_lightning.models.ensemble import rebuild
-from mnist_lightning.reporting.reliability import expected_calibration_error
+from mnist_lightning.reporting.figures import expected_calibration_error
 from mnist_lightning.runs import checkpoints
 
 RESULTS_DIR = measure.RESULTS_DIR / "accuracy"

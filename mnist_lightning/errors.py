@@ -61,7 +61,6 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises a UserError instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises a UserError."""
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         similar = did_you_mean(unknown[1], re.findall(r"--\w+", self.format_usage())) if unknown else ""
         raise UserError(f"{message}; see {self.prog} --help{similar}")

@@ -41,7 +41,7 @@ for module in (os, signal):  # the libraries, which have these modules already, 
 sys.modules["os"].open = open_file
 
 from mnist_lightning.__main__ import main
-from mnist_lightning.sources import SOURCES, File, Source
+from mnist_lightning.data.sources import SOURCES, File, Source
 
 files = {split: (File(f"{split}-images"), File(f"{split}-labels")) for split in ("train", "test")}
 SOURCES["Tiny"] = Source(tuple("0123456789"), 0.2, 0.3, "Tiny", files)

@@ -34,7 +34,7 @@ from mnist_lightning.training import tensorboard
 from mnist_lightning.training.history import TrainingHistory
 from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
-from mnist_lightning.training.saving import BestCheckpoint, make_last_checkpoint
+from mnist_lightning.training.saving import OPTIONS, BestCheckpoint
 
 
 class CLI(LightningCLI):
@@ -78,17 +78,14 @@ class CLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
-        except UserError:
-            raise
         except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
             raise UserError(_explain(error, command, self.parser.format_usage())) from error
         console.console.quiet = not self.trainer.is_global_zero
         console.console.stderr = self.config.get("output") == "-"  # nothing but the predictions goes to stdout
         data = self.datamodule
         if data.data_dir != Path("data") and data.dataset in SOURCES and SOURCES[data.dataset].is_bundled:
-            console.echo(
-                f"note        {data.dataset} comes with the package; --data.data_dir {data.data_dir} is not used"
-            )
+            bundled = f"{data.dataset} comes with the package"
+            console.echo(f"note        {bundled}; --data.data_dir {data.data_dir} is not used")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `--ckpt_path` and the command's own flags, and links the model's arguments to the data's."""
@@ -106,9 +103,8 @@ class CLI(LightningCLI):
         flags = command_flags.normalize(args)
         ckpt_path, init_from, root_dir = command_flags.named_checkpoint(flags)
         if ckpt_path and init_from and self.command == "fit":
-            raise UserError(
-                f"--ckpt_path {ckpt_path} resumes a run, --init_from {init_from} starts one; omit one of them"
-            )
+            both = f"--ckpt_path {ckpt_path} resumes a run, --init_from {init_from} starts one"
+            raise UserError(f"{both}; omit one of them")
         stored, is_resumed = None, bool(ckpt_path) and self.command == "fit"
         if path := ckpt_path or (init_from if self.command == "fit" else "best"):
             logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
@@ -146,7 +142,8 @@ class CLI(LightningCLI):
         if self.command == "fit":
             callbacks += [self.history, ExactResume()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
-                callbacks += [BestCheckpoint(), make_last_checkpoint()]
+                last = ModelCheckpoint(filename="last", **OPTIONS)  # it also saves the state of the other one
+                callbacks += [BestCheckpoint(), last]
         self.trainer_defaults["callbacks"] = callbacks
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoints.DurableIO()]

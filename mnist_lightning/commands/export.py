@@ -32,9 +32,7 @@ def export(flags: Sequence[str]) -> None:
     }
     difference, accuracy = export_onnx(cli.model, path, data.test_images, data.test_labels, details)
     echo(f"checkpoint  {details['checkpoint']}")
-    echo(
-        f"verified    {len(data.test_images):,} images: the same predictions, probabilities within {difference:.1e}, "
-        f"accuracy {accuracy:.2%}"
-    )
+    same = f"the same predictions, probabilities within {difference:.1e}, accuracy {accuracy:.2%}"
+    echo(f"verified    {len(data.test_images):,} images: {same}")
     echo(f"model       {path}, {path.stat().st_size / 1e6:.2f} MB")
     echo(f"next        {command_line('serve', '--model', path)}")

@@ -14,10 +14,8 @@ def fit(flags: Sequence[str]) -> None:
     history.is_verbose = True
     data.setup("fit")  # missing data is reported before there is a run folder
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    echo(
-        f"{type(model).__name__} with {num_parameters:,} parameters on {data.dataset}: "
-        f"{len(data.train_indices):,} training and {len(data.val_indices):,} validation images"
-    )
+    images = f"{len(data.train_indices):,} training and {len(data.val_indices):,} validation images"
+    echo(f"{type(model).__name__} with {num_parameters:,} parameters on {data.dataset}: {images}")
     if cli.origin:
         new = f", with a new last layer for {len(data.class_names)} other classes" if cli.has_new_head else ""
         echo(f"starting    from {cli.origin.path}{new}")

@@ -22,9 +22,8 @@ def serve(flags: Sequence[str]) -> None:
     args = _parse(flags)
     signal.signal(signal.SIGTERM, interrupt)
     with needs_extra("serve"):
-        from mnist_lightning.serving.app import create_app
+        from mnist_lightning.serving.app import create_app, run
         from mnist_lightning.serving.runtime import ExportedClassifier
-        from mnist_lightning.serving.server import run
     with _listen(args.host, args.port) as listener:
         path = args.model or _exported(args.ckpt_path)
         classifier = ExportedClassifier(path)

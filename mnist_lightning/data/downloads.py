@@ -1,7 +1,6 @@
 """Downloads: each mirror in turn, until one has the file with the published checksum."""
 
 import itertools
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,10 +42,7 @@ def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
             pooch.retrieve(url, checksum, path.name, path.parent, downloader=downloader)
             return
         except OSError as error:  # requests' errors are OSErrors, and some are also ValueErrors
-            reason = re.sub(
-                r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$", "", str(error)
-            )  # urllib3 repeats the host
-            problems.append(f"{url}: {reason}")
+            problems.append(f"{url}: {error}")
         except ValueError:
             problems.append(f"{url}: checksum mismatch")
     raise OSError("; ".join(problems))

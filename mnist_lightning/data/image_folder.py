@@ -53,9 +53,8 @@ def load(
         place = test_dir if has_test_dir and split == "test" else root
         samples = folder.make_dataset(place, classes, is_valid_file=is_picture)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{place}: {one_line(error).rstrip('.')}; put pictures there, or name other --data.class_names"
-        ) from error
+        advice = "put pictures there, or name other --data.class_names"
+        raise UserError(f"{place}: {one_line(error).rstrip('.')}; {advice}") from error
     labels = torch.tensor([label for _, label in samples], dtype=torch.uint8)
     if not has_test_dir:
         chosen = stratified_split(labels, TEST_FRACTION, seed)[split == "test"]

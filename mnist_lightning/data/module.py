@@ -187,7 +187,6 @@ class MNISTDataModule(LightningDataModule):
         return self._loader(self.train_images, self.train_labels, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Returns the validation batches."""
         return self._loader(self.train_images, self.train_labels, self._batches(self.val_indices))
 
     def test_dataloader(self) -> DataLoader[Batch]:

@@ -18,8 +18,6 @@ from mnist_lightning.data import downloads, sources
 from mnist_lightning.data.sources import File, Source, Split
 from mnist_lightning.errors import UserError
 
-Content = bytes | memoryview
-"""A file's bytes, or a memory map that loads only what is used and that processes share."""
 IDX_DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
 
@@ -54,7 +52,7 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     return images[:end], labels[:end].to(torch.uint8)
 
 
-def _read(source: Source, file: File, raw_dir: Path) -> Content | None:
+def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:
     """Returns a file's first valid copy, decompressed, or None."""
     is_unchecked = not (file.decompressed or file.compressed)  # a user's own dataset has no published checksums
     for compressed, content in _copies(source, file, raw_dir):
@@ -63,14 +61,14 @@ def _read(source: Source, file: File, raw_dir: Path) -> Content | None:
     return None
 
 
-def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[bytes, Content]]:
+def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yields each readable copy, compressed if it is stored so, and decompressed."""
     bundled = [sources.BUNDLED_DIR / f"{file.name}.gz"] if source.is_bundled else []
     for path in (*bundled, raw_dir / file.name, raw_dir / f"{file.name}.gz", raw_dir / "gzip.zip"):
         # A copy that can't be read is skipped: the next one, or a download, takes its place.
         with contextlib.suppress(OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile):
             if path.suffix not in (".gz", ".zip"):
-                yield b"", np.memmap(path, np.uint8, mode="c").data  # "c", copy on write: the file stays unchanged
+                yield b"", path.read_bytes()
                 continue
             if path.name == "gzip.zip":  # EMNIST's download holds the files of all its splits
                 with zipfile.ZipFile(path) as archive:
@@ -80,20 +78,20 @@ def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[bytes, 
             yield compressed, gzip.decompress(compressed)
 
 
-def _matches(content: Content, checksum: str) -> bool:
+def _matches(content: bytes, checksum: str) -> bool:
     algorithm, _, digest = checksum.partition(":")
     return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
 
 
-def parse_idx(content: Content, path: Path) -> Tensor:
+def parse_idx(content: bytes, path: Path) -> Tensor:
     """Parses the IDX format: two zero bytes, a type, the number of dimensions, the dimensions, the numbers.
 
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
-    head = bytes(content[:4])
+    head = content[:4]
     if len(head) == 4 and head[:2] == b"\0\0" and head[2] in IDX_DTYPES and len(content) >= 4 + 4 * head[3]:
         dtype, shape = IDX_DTYPES[head[2]], np.frombuffer(content, ">u4", count=head[3], offset=4).tolist()
         if len(content) == 4 + 4 * len(shape) + math.prod(shape) * dtype.itemsize:
             numbers = np.frombuffer(content, dtype, offset=4 + 4 * len(shape)).reshape(shape)
-            return torch.from_numpy(numbers.astype(dtype.newbyteorder("="), copy=not numbers.flags.writeable))
+            return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
     raise UserError(f"{path} is not in IDX format, or incomplete; replace it with a valid copy")

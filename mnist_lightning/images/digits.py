@@ -1,4 +1,4 @@
-"""From any image to digits in MNIST's format: light ink, scaled to 20 pixels, centered by mass. No torch here."""
+"""From any image to what a model takes, such as digits in MNIST's format. No torch here."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_lightning.images.ink import border, find_ink
-from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageSource, describe, read_image
+from mnist_lightning.images.reading import (
+    MAX_PIXELS,
+    BlankImageError,
+    Gray,
+    ImageSource,
+    describe,
+    read_image,
+    read_picture,
+)
 from mnist_lightning.images.segmentation import merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
@@ -28,6 +36,33 @@ class Digit:
     width: int
     height: int
     line: int = 0  # of text, counted from 0
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """The images that a model takes.
+
+    Args:
+        image_size: Height and width, in pixels.
+        channels: 1 for gray, 3 for color.
+        is_handwriting: Whether digits are found in a picture and centered as in MNIST; otherwise, all of it is resized.
+    """
+
+    image_size: int = 28
+    channels: int = 1
+    is_handwriting: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image: `(H, W)` in gray, `(H, W, 3)` in color."""
+        return (self.image_size, self.image_size, 3)[: 3 if self.channels == 3 else 2]
+
+    def read(self, source: ImageSource, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
+        """Returns the digits in a picture, or the whole picture; raises what `find_digits` raises."""
+        if self.is_handwriting:
+            return find_digits(source, many, max_pixels)
+        picture = read_picture(source, self.image_size, self.channels, max_pixels)
+        return [Digit(picture, 0, 0, self.image_size, self.image_size)]
 
 
 def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
@@ -67,9 +102,8 @@ def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
     pairs = [(left, right) for (left, _), right in itertools.pairwise(digits)]
     gaps = [right.left - left.left - left.width for left, (right, _) in pairs]
     height = np.median([digit.height for digit, _ in digits])
-    usual = np.median(
-        [gap for gap, (left, (right, _)) in zip(gaps, pairs, strict=True) if left.line == right.line] or 0
-    )
+    inside = [gap for gap, (left, (right, _)) in zip(gaps, pairs, strict=True) if left.line == right.line]
+    usual = np.median(inside or 0)
     lines = [digits[0][1]]
     for gap, (left, (right, text)) in zip(gaps, pairs, strict=True):
         if left.line != right.line:
@@ -87,7 +121,7 @@ def is_mnist(image: Gray) -> bool:
 
 
 def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
-    """Returns a digit's ink, cropped tightly, in the format of NIST and MNIST: `(28, 28)` uint8.
+    """Returns a digit's ink, cropped tightly, as in MNIST: light, 20 pixels large, centered by mass; `(28, 28)` uint8.
 
     Source: MNIST's preprocessing as reconstructed by Yadav and Bottou 2019 (arXiv:1905.10498).
     """

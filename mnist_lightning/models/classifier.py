@@ -3,32 +3,29 @@
 import math
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_lightning.data.module import Batch, normalize
+from mnist_lightning.data.module import EVALUATION_BATCH_SIZE, Batch, normalize
 from mnist_lightning.errors import UserError, check_range
 from mnist_lightning.images import InputFormat
-from mnist_lightning.models.answers import Answers, answer
 from mnist_lightning.models.metrics import Calibration, Scores
 from mnist_lightning.runs.checkpoints import class_path
 
 
-class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
-    """A one-cycle schedule that can be resumed with another length, from the same step."""
+class Answers(NamedTuple):
+    """What a model says about N images, each of one of C classes."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the number of steps."""
-        return {"last_epoch": self.last_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the number of steps."""
-        super().load_state_dict({"last_epoch": state_dict["last_epoch"]})
+    classes: list[str]
+    confidences: npt.NDArray[np.float32]  # (N,), the largest probability of each image
+    probabilities: npt.NDArray[np.float32]  # (N, C)
 
 
 class Classifier(LightningModule):
@@ -112,14 +109,13 @@ class Classifier(LightningModule):
         """Scores a batch; in `fit` with raw logits, from which the temperature is found."""
         images, labels = batch
         logits = self(images).float()
-        if self._is_fitting:
+        if self.trainer.state.fn == "fit":
             self.calibration.update(logits, labels)
         else:
             logits = logits / self.temperature
         return self._score(logits, labels, self.val_scores)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Scores a batch."""
         images, labels = batch
         return self._score(self.calibrated_logits(images), labels, self.test_scores)
 
@@ -133,14 +129,13 @@ class Classifier(LightningModule):
         return {"probabilities": self.calibrated_logits(images).softmax(1), "labels": labels}
 
     def on_train_epoch_end(self) -> None:
-        """Logs `train/loss` and `train/accuracy`."""
         self._log_scores("train", self.train_scores.compute())
         self.train_scores.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss` and `val/accuracy`; in `fit`, the loss is taken at the best temperature."""
         scores = self.val_scores.compute()
-        if self._is_fitting:
+        if self.trainer.state.fn == "fit":
             temperature, loss_sum = self.calibration.compute()
             self.temperature.copy_(temperature)
             scores["loss"] = loss_sum / scores["confusion"].sum()
@@ -150,13 +145,8 @@ class Classifier(LightningModule):
         self.calibration.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/loss` and `test/accuracy`."""
         self._log_scores("test", self.test_scores.compute())
         self.test_scores.reset()
-
-    @property
-    def _is_fitting(self) -> bool:
-        return self.trainer.state.fn == "fit"
 
     def _log_scores(self, stage: str, scores: dict[str, Tensor]) -> None:
         # Callbacks see these at once; `TrainingHistory` passes them on to the loggers. The sums are over all processes
@@ -165,8 +155,28 @@ class Classifier(LightningModule):
         self.log_dict(values, prog_bar=True, logger=False, sync_dist=True)
 
     def predict(self, images: Any) -> Answers:
-        """Classifies pictures or arrays of pixels, in evaluation mode; for what they may be, see `answer`."""
-        return answer(images, self.eval().probabilities, self.inputs, self.class_names)
+        """Classifies images, in evaluation mode.
+
+        Args:
+            images: A picture, as a path, the content of a file or a Pillow image; a list of pictures; or an array or
+                tensor `(N, 28, 28)` uint8, or of the shape in `inputs`.
+
+        Raises:
+            UserError: A picture can't be used, or the array has another shape or type.
+            OSError: A picture can't be read.
+        """
+        if not isinstance(images, np.ndarray | Tensor):
+            pictures = images if isinstance(images, list | tuple) else [images]
+            images = np.stack([self.inputs.read(picture)[0].image for picture in pictures])
+        pixels = torch.as_tensor(images)
+        if pixels.shape[1:] != self.inputs.shape or pixels.dtype != torch.uint8 or len(pixels) == 0:
+            given, expected = f"{tuple(pixels.shape)} and {pixels.dtype}", ", ".join(map(str, self.inputs.shape))
+            raise UserError(f"images of shape {given} given; use (N, {expected}) and uint8")
+        with torch.inference_mode():
+            parts = [self.eval().probabilities(part).cpu() for part in torch.split(pixels, EVALUATION_BATCH_SIZE)]
+        probabilities = torch.cat(parts).numpy()
+        classes = [self.class_names[index] for index in probabilities.argmax(1)]
+        return Answers(classes, probabilities.max(1), probabilities)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Returns calibrated probabilities `(N, C)` float32 for images as `inputs` says, uint8."""
@@ -199,7 +209,7 @@ class Classifier(LightningModule):
         """Returns AdamW and a one-cycle schedule. Source: Smith and Topin 2018 (arXiv:1708.07120)."""
         optimizer = self.make_optimizer()
         num_steps = int(self.trainer.estimated_stepping_batches) + 1  # the scheduler steps once more at the end
-        schedule = OneCycle(optimizer, self.learning_rate, num_steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

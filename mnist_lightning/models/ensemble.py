@@ -15,13 +15,10 @@ from mnist_lightning.runs.checkpoints import class_path
 
 def known_classes() -> dict[str, type[Classifier]]:
     """Returns the classifiers that have been imported, by their import paths."""
-    found: dict[str, type[Classifier]] = {}
-    pending: list[type[Classifier]] = [Classifier]
-    while pending:
-        subclasses = pending.pop().__subclasses__()
-        found |= {class_path(subclass): subclass for subclass in subclasses}
-        pending += subclasses
-    return found
+    found: list[type[Classifier]] = [Classifier]
+    for base in found:  # grows meanwhile
+        found += base.__subclasses__()
+    return {class_path(model): model for model in found[1:]}
 
 
 def rebuild(stored: checkpoints.Checkpoint) -> Classifier:
@@ -58,9 +55,8 @@ class Ensemble(Classifier):
                 for model in (member, self)
             )
             if theirs != ours:
-                raise UserError(
-                    f"checkpoint {path} was trained on data with {theirs}, but this data has {ours}; use the same data"
-                )
+                problem = f"checkpoint {path} was trained on data with {theirs}, but this data has {ours}"
+                raise UserError(f"{problem}; use the same data")
         self.members, self.network = members, nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
 
-from mnist_lightning.reporting.reliability import expected_calibration_error, reliability
+NUM_BINS = 15  # of confidence, the usual number for the expected calibration error
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -56,12 +57,11 @@ def mistakes_figure(
     wrong = (predictions != labels).nonzero().squeeze(1)
     wrong = wrong[confidences[wrong].argsort(descending=True)][:50]
     titles = [
-        f"{class_names[label]} as {class_names[prediction]}\n{confidence:.1%}{' ?' * (index in suspected)}"
-        for index, label, prediction, confidence in zip(
-            *(values.tolist() for values in (wrong, labels[wrong], predictions[wrong], confidences[wrong])), strict=True
-        )
+        f"{class_names[int(labels[i])]} as {class_names[int(predictions[i])]}\n"
+        f"{confidences[i]:.1%}{' ?' * (i in suspected)}"
+        for i in wrong.tolist()
     ]
-    colors = ["gray" if index in suspected else "black" for index in wrong.tolist()]
+    colors = ["gray" if i in suspected else "black" for i in wrong.tolist()]
     return _grid(images[wrong].numpy(), titles, colors, title_lines=2)
 
 
@@ -94,10 +94,17 @@ def _tile(image: Pixels) -> Pixels:
     return tile
 
 
+def expected_calibration_error(confidences: Tensor, is_correct: Tensor) -> float:
+    """Returns the mean difference between confidence and accuracy. Source: Guo et al. 2017 (arXiv:1706.04599)."""
+    return binary_calibration_error(confidences.double(), is_correct, NUM_BINS).item()
+
+
 def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     """Draws accuracy against confidence, and below it a histogram of confidence."""
-    bins = [values.numpy() for values in reliability(confidences, is_correct)]
-    counts, means, accuracies = (values[bins[0] > 0] for values in bins)
+    numbers = confidences.double().numpy()
+    weights = (np.ones(len(numbers)), numbers, is_correct.double().numpy())
+    bins, sums, correct = (np.histogram(numbers, NUM_BINS, (0, 1), weights=values)[0] for values in weights)
+    counts, means, accuracies = (values[bins > 0] for values in (bins, sums / bins.clip(1), correct / bins.clip(1)))
     figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
@@ -105,8 +112,7 @@ def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
     title = f"expected calibration error {expected_calibration_error(confidences, is_correct):.2%}"
     upper.set(ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(-0.02, 1.03))
-    num_bins = len(bins[0])
-    lower.bar((np.arange(num_bins) + 0.5) / num_bins, bins[0], 0.9 / num_bins, color="tab:blue")
+    lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, bins, 0.9 / NUM_BINS, color="tab:blue")
     lower.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))  # so that a single image is visible
     return figure
 

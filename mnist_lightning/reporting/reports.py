@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mnist_lightning.files import write_atomically
 from mnist_lightning.reporting import figures
-from mnist_lightning.reporting.reliability import expected_calibration_error
 
 
 def classification_report(confusion: Tensor, class_names: Sequence[str], as_dict: bool = False) -> Any:
@@ -37,11 +36,9 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
 
 def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistakes: int = 3) -> str:
     """Returns the most frequent mistakes with their counts, such as `4 as 9: 5, 7 as 2: 3`."""
-    counts, cells = confusion.clone().fill_diagonal_(0).flatten().topk(min(max_mistakes, confusion.numel()))
-    pairs = [
-        (divmod(cell, len(class_names)), count) for cell, count in zip(cells.tolist(), counts.tolist(), strict=True)
-    ]
-    return ", ".join(f"{class_names[label]} as {class_names[other]}: {n}" for (label, other), n in pairs if n)
+    wrong = confusion.clone().fill_diagonal_(0)
+    cells = sorted(wrong.nonzero().tolist(), key=lambda cell: -wrong[*cell].item())[:max_mistakes]
+    return ", ".join(f"{class_names[label]} as {class_names[other]}: {wrong[label, other]}" for label, other in cells)
 
 
 def accuracy_interval(num_correct: int, num_images: int) -> tuple[float, float]:
@@ -69,31 +66,29 @@ def write_report(
     is_correct = predictions == labels
     confusion = confusion_matrix(labels, predictions, len(class_names))
     report = classification_report(confusion, class_names, as_dict=True)
-    metrics = {**_summary(confidences, is_correct), "macro_f1": report["macro avg"]["f1-score"], **details}
-    title = f"{int(is_correct.sum()):,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
+    num_correct = int(is_correct.sum())
+    metrics = {
+        "accuracy": num_correct / len(labels),
+        "accuracy_95_percent_interval": accuracy_interval(num_correct, len(labels)),
+        "macro_f1": report["macro avg"]["f1-score"],
+        "expected_calibration_error": figures.expected_calibration_error(confidences, is_correct),
+        "num_images": len(labels),
+        **details,
+    }
+    title = f"{num_correct:,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
     drawn = {
         "confusion_matrix": figures.confusion_figure(confusion, class_names, title),
         "reliability": figures.reliability_figure(confidences, is_correct),
         "mistakes": figures.mistakes_figure(images, labels, probabilities, class_names, suspected),
     }
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "classification_report.json", report)
+    for name, content in (("metrics", metrics), ("classification_report", report)):
+        write_atomically(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
     write_atomically(folder / "classification_report.txt", classification_report(confusion, class_names))
     rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
     write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
     for name, figure in drawn.items():
         write_figure(folder / f"{name}.png", figure)
     return drawn
-
-
-def _summary(confidences: Tensor, is_correct: Tensor) -> dict[str, Any]:
-    num_images, num_correct = len(is_correct), int(is_correct.sum())
-    return {
-        "accuracy": num_correct / num_images,
-        "accuracy_95_percent_interval": accuracy_interval(num_correct, num_images),
-        "expected_calibration_error": expected_calibration_error(confidences, is_correct),
-        "num_images": num_images,
-    }
 
 
 def write_predictions(
@@ -137,11 +132,6 @@ def as_csv(rows: Sequence[Sequence[object]]) -> str:
 def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     """Writes rows as comma-separated values."""
     write_atomically(path, as_csv(rows))
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON for people to read."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_figure(path: Path, figure: Figure) -> None:

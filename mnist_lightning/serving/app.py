@@ -1,9 +1,13 @@
 """The service: images in, predictions out; every error is JSON with its reason."""
 
 import json
+import logging
+import os
+import socket
 from typing import Any
 
 import numpy as np
+import waitress
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from werkzeug import exceptions
 
@@ -13,12 +17,19 @@ from mnist_lightning.serving.runtime import ExportedClassifier
 MAX_BYTES = 2 * 1024**2  # per request body
 MAX_PIXELS = 16_000_000  # per image: 2 MiB can hold far more, and each pixel takes 20 bytes while it is read
 MAX_IMAGES = 256  # per request: in its JSON, or digits in its image
+MAX_THREADS = 4  # requests processed at once, given enough cores; others wait
+MAX_CONNECTIONS = 400  # further clients wait for a free one; within select's limit on all systems
+IDLE_S = 10  # seconds after which a connection without traffic is closed
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+}
+PROBLEMS = {
+    reading.LargeImageError: exceptions.RequestEntityTooLarge,
+    reading.UnknownFormatError: exceptions.UnsupportedMediaType,
 }
 
 routes = Blueprint("routes", __name__)
@@ -33,6 +44,25 @@ def create_app(classifier: ExportedClassifier, cors_origin: str | None = None) -
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(routes)
     return app
+
+
+def run(app: Flask, listener: socket.socket, url_prefix: str = "") -> None:
+    """Serves on a listening socket until a KeyboardInterrupt; requests in progress are still answered.
+
+    waitress reads a whole request before it uses a thread, so that slow clients block none. A prefix, such as
+    `/digits`, is the path at which a reverse proxy publishes the service.
+    """
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns about every request that waits
+    waitress.create_server(
+        app,
+        sockets=[listener],
+        url_prefix=url_prefix,
+        threads=min(os.cpu_count() or 1, MAX_THREADS),
+        connection_limit=MAX_CONNECTIONS,
+        channel_timeout=IDLE_S,
+        cleanup_interval=1,
+        ident=None,
+    ).run()
 
 
 @routes.get("/")
@@ -90,9 +120,8 @@ def predict() -> Response:
 def report_error(error: exceptions.HTTPException) -> Response:
     """Returns an error as JSON."""
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
-    is_default_text = error.description == type(error).description
     reason = error.description
-    if error.code == 413 and is_default_text:
+    if error.code == 413 and reason == type(error).description:
         reason = f"the request is larger than {MAX_BYTES >> 20} MiB"
     return Response(json.dumps({"error": reason}), error.code, headers, content_type="application/json")
 
@@ -121,19 +150,14 @@ def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
     elif request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
         content = request.get_data()
     else:
-        raise exceptions.UnsupportedMediaType(
-            "send image/png or another image, multipart/form-data or application/json"
-        )
+        expected = "image/png or another image, multipart/form-data or application/json"
+        raise exceptions.UnsupportedMediaType(f"send {expected}")
     if not content:
         raise exceptions.BadRequest("the image is empty")
     try:
         digits = inputs.read(content, many, MAX_PIXELS)
-    except reading.LargeImageError as error:
-        raise exceptions.RequestEntityTooLarge(str(error)) from error
-    except reading.UnknownFormatError as error:
-        raise exceptions.UnsupportedMediaType(str(error)) from error
     except reading.ImageError as error:
-        raise exceptions.UnprocessableEntity(str(error)) from error
+        raise PROBLEMS.get(type(error), exceptions.UnprocessableEntity)(str(error)) from error
     if len(digits) > MAX_IMAGES:
         raise exceptions.RequestEntityTooLarge(f"the image has {len(digits):,} digits; the limit is {MAX_IMAGES}")
     return digits

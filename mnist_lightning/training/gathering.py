@@ -18,13 +18,11 @@ class Predictions(Callback):
         self.batches: list[dict[str, Tensor]] = []
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        """Keeps a batch's probabilities and labels."""
         self.batches.append(outputs)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end  # type: ignore[assignment]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Joins the batches of all processes."""
         self.probabilities, self.labels = (
             _join(torch.cat([batch[name] for batch in self.batches]), trainer.world_size).cpu()
             for name in ("probabilities", "labels")

@@ -36,15 +36,12 @@ class TrainingHistory(Callback):
         return max(validated, key=lambda row: (row["val/accuracy"], -row["val/loss"]), default=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the epochs so far, for the checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the epochs so far."""
         self.rows = list(state_dict["rows"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
         self._epoch_start = time.perf_counter()
         self.seconds = -self._epoch_start
 
@@ -61,7 +58,6 @@ class TrainingHistory(Callback):
             logger.experiment.add_figure("val/confusion_matrix", figure, trainer.global_step - 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds an epoch."""
         assert isinstance(pl_module, Classifier)
         trained = pl_module.train_scores.compute()  # the model logs them only after the callbacks have run
         scores = {f"train/{name}": trained[name].item() for name in ("loss", "accuracy")}
@@ -92,7 +88,6 @@ class TrainingHistory(Callback):
             logger.log_metrics(scores, trainer.global_step - 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
         self.seconds += time.perf_counter()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

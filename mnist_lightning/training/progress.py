@@ -29,7 +29,6 @@ class PassBar(TQDMProgressBar):
     init_predict_tqdm = partialmethod(_make_bar, "predicting")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Returns no metrics; the epoch's line shows them."""
         return {}
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
@@ -37,5 +36,4 @@ class PassBar(TQDMProgressBar):
         self.train_progress_bar = self._make_bar(f"epoch {trainer.current_epoch + 1}", total=self.total_train_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the bar; the epoch's line takes its place."""
         self.train_progress_bar.close()

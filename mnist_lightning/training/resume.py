@@ -37,6 +37,9 @@ class ExactResume(Callback):
         """Restores that, and sets the data module's epoch: Lightning restores its loops after the first shuffle."""
         is_extended = checkpoint.get("length") != [trainer.max_epochs, trainer.max_steps]
         self.should_stop = checkpoint["should_stop"] and not is_extended
+        for state in checkpoint["lr_schedulers"]:
+            if is_extended and "total_steps" in state:  # a one-cycle schedule goes on with the new length
+                checkpoint["lr_schedulers"] = [{"last_epoch": state["last_epoch"]}]
         # github.com/Lightning-AI/pytorch-lightning/issues/21938
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
         trainer.datamodule.first_epoch = progress["processed"]  # type: ignore[attr-defined]
@@ -76,7 +79,5 @@ def check_unchanged(
     ):
         if json.dumps(before, default=str) != json.dumps(now, default=str):
             name = "seed_everything" if flag == "data.seed" else flag
-            raise UserError(
-                f"--{name} was {before} when {stored.path} was saved, but is {now} now; a resumed run keeps its "
-                "settings: omit the flag, or start a new run with --init_from"
-            )
+            advice = "a resumed run keeps its settings: omit the flag, or start a new run with --init_from"
+            raise UserError(f"--{name} was {before} when {stored.path} was saved, but is {now} now; {advice}")

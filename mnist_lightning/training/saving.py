@@ -1,4 +1,4 @@
-"""The two checkpoints of a run: `best.ckpt` and `last.ckpt`."""
+"""The checkpoint of the best epoch."""
 
 from typing import Any
 
@@ -6,12 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-OPTIONS: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-
-
-def make_last_checkpoint() -> ModelCheckpoint:
-    """Returns a callback that saves `last.ckpt` after each epoch; it follows `BestCheckpoint`, whose state it saves."""
-    return ModelCheckpoint(filename="last", **OPTIONS)
+OPTIONS: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}  # `last.ckpt`'s, too
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -27,7 +22,6 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Returns whether an epoch is the best so far."""
         loss = float(trainer.callback_metrics.get("val/loss", float("inf")))
         is_better_tie = current is not None and current == self.best_model_score and loss < self.best_loss
         is_best = super().check_monitor_top_k(trainer, current) or is_better_tie
@@ -35,7 +29,6 @@ class BestCheckpoint(ModelCheckpoint):
         return is_best
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state, for the checkpoint."""
         return {**super().state_dict(), "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,9 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 def make_logger(run_dir: Path, purge_step: int | None = None) -> TensorBoardLogger:
     """Returns a logger that writes to a run folder; TensorBoard discards earlier entries from `purge_step` on."""
-    number = run_dir.name.removeprefix("version_")
-    version = int(number) if number.isdecimal() else run_dir.name
-    return TensorBoardLogger(run_dir.parent, "", version, default_hp_metric=False, purge_step=purge_step)
+    return TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
 
 def loggers(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mnist_lightning.reporting.reports import write_csv
 
-CONFIG = -1  # stands for a trial's number: the config, unchanged
 OUTCOME = ("state", "validation accuracy", "machine", "run", "error")
 
 
@@ -25,18 +24,17 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def full_trainings(finals: optuna.Study) -> list[FrozenTrial]:
-    """Returns the full trainings; their user attributes are a trial's number, or `CONFIG`, and a seed."""
+    """Returns the full trainings; their user attributes are the name of a finalist, its values, and a seed."""
     return [trial for trial in finals.get_trials(deepcopy=False) if "seed" in trial.user_attrs]
 
 
-def mean_accuracies(finals: optuna.Study, num_seeds: int) -> dict[int, float]:
+def mean_accuracies(finals: optuna.Study, num_seeds: int) -> dict[str, float]:
     """Returns the mean validation accuracy of each finalist that was trained with every seed, the best first."""
-    scores: dict[int, dict[int, float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     for trial in full_trainings(finals):
-        if trial.state == TrialState.COMPLETE:
-            scores.setdefault(trial.user_attrs["trial"], {})[trial.user_attrs["seed"]] = trial.values[0]
-    wanted = range(num_seeds)
-    found = {number: fmean(seeds[i] for i in wanted) for number, seeds in scores.items() if seeds.keys() >= {*wanted}}
+        if trial.state == TrialState.COMPLETE and trial.user_attrs["seed"] < num_seeds:
+            scores.setdefault(trial.user_attrs["finalist"], {})[trial.user_attrs["seed"]] = trial.values[0]
+    found = {name: fmean(by_seed.values()) for name, by_seed in scores.items() if len(by_seed) == num_seeds}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -48,11 +46,10 @@ def describe(values: dict[str, Any]) -> str:
 
 def write_trials(folder: Path, study: optuna.Study, finals: optuna.Study, names: Sequence[str]) -> None:
     """Writes `trials.csv`, a row for each trial with its values for `names`, and `finalists.csv`."""
-    trials, trainings = study.trials, full_trainings(finals)
-    rows = [[t.number, *(t.user_attrs.get("values", {}).get(name, "") for name in names)] for t in trials]
-    _write(folder / "trials.csv", ["trial", *names], rows, trials)
-    rows = [[t.user_attrs["trial"], t.user_attrs["seed"]] for t in trainings]
-    rows = [["config" if number == CONFIG else number, seed] for number, seed in rows]
+    rows = [[t.number, *(t.user_attrs.get("values", {}).get(name, "") for name in names)] for t in study.trials]
+    _write(folder / "trials.csv", ["trial", *names], rows, study.trials)
+    trainings = full_trainings(finals)
+    rows = [[t.user_attrs["finalist"].split()[-1], t.user_attrs["seed"]] for t in trainings]
     _write(folder / "finalists.csv", ["trial", "seed"], rows, trainings)
 
 

@@ -6,7 +6,6 @@ import math
 import platform
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from mnist_lightning.errors import UserError, one_line
 from mnist_lightning.files import write_atomically
 from mnist_lightning.training import interruptions
 from mnist_lightning.tuning import results
-from mnist_lightning.tuning.results import CONFIG
 from mnist_lightning.tuning.space import Parameter, as_flags
 from mnist_lightning.tuning.storage import Storage, lost_storage_reported
 
+CONFIG = "the config"  # the finalist that every search has
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 PER_MACHINE = ("data.data_dir", "data.num_workers", "trainer.accelerator", "trainer.enable_progress_bar")
 """Settings that may differ between the machines of a search."""
@@ -38,7 +37,6 @@ class Pruning(Callback):
         self.is_pruned = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports the epoch."""
         self.trial.report(trainer.callback_metrics["val/accuracy"].item(), trainer.current_epoch + 1)
         if self.trial.should_prune():
             self.is_pruned = trainer.should_stop = True
@@ -83,8 +81,10 @@ class Search:
                         reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
                         raise UserError(f"{reason}; fix that, then use another --study")
                     finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
-                    numbers = [CONFIG, *(trial.number for trial in found[: self.num_finalists])]
-                    is_done = self._run_finalists(study, finals, numbers, end)
+                    best = {
+                        f"trial {trial.number}": trial.user_attrs["values"] for trial in found[: self.num_finalists]
+                    }
+                    is_done = self._run_finalists(finals, {CONFIG: {}, **best}, end)
             except KeyboardInterrupt:
                 echo("stopped     continue with the same command")
                 raise
@@ -141,15 +141,15 @@ class Search:
             raise optuna.TrialPruned
         return accuracy
 
-    def _run_finalists(self, study: optuna.Study, finals: optuna.Study, numbers: list[int], end: float) -> bool:
-        """Trains the finalists with each seed; returns whether all machines are done."""
-        for number, seed in itertools.product(numbers, range(self.num_seeds)):
-            finalist = {"trial": number, "seed": seed}
-            finals.enqueue_trial(finalist, user_attrs=finalist, skip_if_exists=True)
+    def _run_finalists(self, finals: optuna.Study, finalists: dict[str, dict[str, Any]], end: float) -> bool:
+        """Trains the finalists, given with their values, with each seed; returns whether all machines are done."""
+        for (name, values), seed in itertools.product(finalists.items(), range(self.num_seeds)):
+            params = {"finalist": name, "seed": seed}
+            finals.enqueue_trial(params, user_attrs={**params, "values": values}, skip_if_exists=True)
         while time.monotonic() < end:
             states = {trial.state for trial in finals.get_trials(deepcopy=False)}
             if TrialState.WAITING in states:
-                finals.optimize(partial(self._run_finalist, study), n_trials=1, catch=(Exception,))
+                finals.optimize(self._run_finalist, n_trials=1, catch=(Exception,))
             elif TrialState.RUNNING in states:  # on another machine, which may die
                 time.sleep(1)
                 optuna.storages.fail_stale_trials(finals)
@@ -157,12 +157,11 @@ class Search:
                 return True
         return False
 
-    def _run_finalist(self, study: optuna.Study, trial: optuna.Trial) -> float:
+    def _run_finalist(self, trial: optuna.Trial) -> float:
         if "seed" not in trial.user_attrs:
             raise optuna.TrialPruned  # another machine took the last queued training
-        number, seed = trial.user_attrs["trial"], trial.user_attrs["seed"]
-        values = study.trials[number].user_attrs["values"] if number != CONFIG else {}
-        name = f"full training of {'the config' if number == CONFIG else f'trial {number}'}, seed {seed}"
+        finalist, seed, values = (trial.user_attrs[name] for name in ("finalist", "seed", "values"))
+        name = f"full training of {finalist}, seed {seed}"
         accuracy = self._fit(trial, name, [*as_flags(values), f"--seed_everything={seed}"], [])
         echo(f"{name}: {accuracy:.2%}")
         return accuracy
@@ -181,8 +180,8 @@ class Search:
                 raise UserError("training ended before its first validation")
             return cli.history.rows[-1]["val/accuracy"]
         except KeyboardInterrupt:
-            finalist: dict[str, Any] = {k: v for k, v in trial.user_attrs.items() if k in ("trial", "seed")}
-            trial.study.enqueue_trial(finalist or trial.params, user_attrs=finalist)
+            again = {k: v for k, v in trial.user_attrs.items() if k in ("finalist", "seed", "values")}
+            trial.study.enqueue_trial(trial.params, user_attrs=again)
             raise
         except Exception as error:
             trial.set_user_attr("error", one_line(error, 500))
@@ -193,16 +192,18 @@ class Search:
         """Writes `trials.csv`, `finalists.csv` and `best.yaml`, and shows the finalists."""
         results.write_trials(self.folder, study, finals, [entry.name for entry in self.space])
         scores = results.mean_accuracies(finals, self.num_seeds)
-        for number, score in scores.items():
-            values = "unchanged" if number == CONFIG else results.describe(study.trials[number].user_attrs["values"])
-            echo(f"{'config' if number == CONFIG else f'trial {number}':<11} {score:.2%} {values}")
+        values = {trial.user_attrs["finalist"]: trial.user_attrs["values"] for trial in results.full_trainings(finals)}
+        for name, score in scores.items():
+            echo(f"{name.removeprefix('the '):<11} {score:.2%} {results.describe(values[name]) or 'unchanged'}")
         echo(f"results     {self.folder}")
-        if not (found := [number for number in scores if number != CONFIG]):
+        if not (found := [name for name in scores if name != CONFIG]):
             echo("            no finalist was trained with every seed, so best.yaml was not written")
             return
         if scores.get(CONFIG, 0) >= scores[found[0]]:
             echo("            no trial is better than the config; best.yaml is the best trial")
-        cli = CLI("fit", [*self.flags, *as_flags(study.trials[found[0]].user_attrs["values"])])
-        origin = f"# Trial {found[0]} of the search {self.name}: mean validation accuracy {scores[found[0]]:.2%}."
+        cli = CLI("fit", [*self.flags, *as_flags(values[found[0]])])
+        origin = (
+            f"# {found[0].capitalize()} of the search {self.name}: mean validation accuracy {scores[found[0]]:.2%}."
+        )
         write_atomically(self.folder / "best.yaml", f"{origin}\n{cli.parser.dump(cli.config, skip_default=True)}")
         echo(f"next        {command_line('fit', '--config', self.folder / 'best.yaml')}")

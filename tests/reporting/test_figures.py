@@ -1,6 +1,7 @@
 """Figures show what the numbers say."""
 
 import numpy as np
+import pytest
 import torch
 
 from mnist_lightning.reporting import figures
@@ -64,6 +65,15 @@ def test_reliability_figure_has_a_point_at_the_means_of_each_bin() -> None:
     points = np.asarray(figure.axes[0].lines[1].get_xydata())
     np.testing.assert_allclose(points, np.array([[0.52, 1], [0.97, 2 / 3]]), atol=1e-6)
     assert figure.axes[0].get_title() == "expected calibration error 34.75%"
+
+
+def test_calibration_error_is_the_weighted_difference_between_confidence_and_accuracy() -> None:
+    confidences = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.52, 0.52])
+    is_correct = torch.tensor([True, True, True, False, True, False])
+    differences = 4 * abs(0.75 - 0.95) + 2 * abs(0.5 - 0.52)
+    error = figures.expected_calibration_error(confidences, is_correct)
+    assert error == pytest.approx(differences / 6, abs=1e-6)
+    assert figures.expected_calibration_error(torch.ones(5), torch.ones(5).bool()) == 0
 
 
 def test_curves_count_epochs_from_one_and_mark_the_best() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.attack import MALFORMED, send
 from benchmarks.serving import Service, post, serve
-from mnist_lightning.serving.server import IDLE_S, MAX_CONNECTIONS
+from mnist_lightning.serving.app import IDLE_S, MAX_CONNECTIONS
 from tests.conftest import UInt8, enable_ctrl_c, png, scan
 
 
@@ -53,7 +53,7 @@ SLOW_APP = """
 import signal, socket, time
 from flask import Flask
 from mnist_lightning.errors import interrupt
-from mnist_lightning.serving import server
+from mnist_lightning.serving.app import run
 
 signal.signal(signal.SIGTERM, interrupt)
 app = Flask("slow")
@@ -66,7 +66,7 @@ def answer():
 
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
-server.run(app, listener)
+run(app, listener)
 """
 
 
