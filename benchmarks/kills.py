@@ -37,8 +37,6 @@ VARIANTS = {
     "MLP with max_steps, a DataLoader worker and validation every other epoch": ["--model=MLP", *MAX_STEPS],
 }
 """Flags of each kind of run. All have dropout and augmentation, and run on the CPU."""
-PATHS = {"dirpath", "best_model_path", "last_model_path", "kth_best_model_path"}
-"""Keys of a checkpoint that hold the path of the run folder."""
 RUN = Path("lightning_logs") / "version_0"
 
 
@@ -52,14 +50,9 @@ def read_events(run_dir: Path) -> dict[str, list[tuple[int, Any]]]:
 
 
 def is_same(first: Any, second: Any) -> bool:
-    """Returns whether two checkpoints are bit-identical, apart from the paths in them."""
+    """Returns whether two checkpoints are bit-identical."""
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(
-            is_same(list(first[name].values()), list(second[name].values()))  # its keys are paths
-            if name == "best_k_models"
-            else is_same(first[name], second[name])
-            for name in first.keys() - PATHS
-        )
+        return first.keys() == second.keys() and all(is_same(first[name], second[name]) for name in first)
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(is_same, first, second))
     if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):

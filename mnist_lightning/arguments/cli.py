@@ -34,7 +34,7 @@ from mnist_lightning.training import tensorboard
 from mnist_lightning.training.history import TrainingHistory
 from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
-from mnist_lightning.training.saving import OPTIONS, BestCheckpoint
+from mnist_lightning.training.saving import RunCheckpoints
 
 
 class CLI(LightningCLI):
@@ -142,8 +142,7 @@ class CLI(LightningCLI):
         if self.command == "fit":
             callbacks += [self.history, ExactResume()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
-                last = ModelCheckpoint(filename="last", **OPTIONS)  # it also saves the state of the other one
-                callbacks += [BestCheckpoint(), last]
+                callbacks.append(RunCheckpoints(self.history))
         self.trainer_defaults["callbacks"] = callbacks
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoints.DurableIO()]

@@ -1,38 +1,27 @@
-"""The checkpoint of the best epoch."""
+"""The two checkpoints of a run: `best.ckpt` and `last.ckpt`."""
 
-from typing import Any
+from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch.callbacks import Checkpoint
 
-OPTIONS: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}  # `last.ckpt`'s, too
+from mnist_lightning.files import write_atomically
+from mnist_lightning.training.history import TrainingHistory
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Saves `best.ckpt` at the highest validation accuracy; the lower loss breaks ties."""
+class RunCheckpoints(Checkpoint):
+    """Saves `last.ckpt` after each epoch, and the same as `best.ckpt` if the history says that it is the best so far.
 
-    def __init__(self) -> None:
-        super().__init__(filename="best", monitor="val/accuracy", mode="max", **OPTIONS)
-        self.best_loss = float("inf")
+    `best.ckpt` comes first: if the run is killed in between, the resumed run repeats the epoch, and writes it again.
+    """
+
+    def __init__(self, history: TrainingHistory) -> None:
+        self.history = history
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the epoch if it is the best; the first epochs may have no validation."""
-        if self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        loss = float(trainer.callback_metrics.get("val/loss", float("inf")))
-        is_better_tie = current is not None and current == self.best_model_score and loss < self.best_loss
-        is_best = super().check_monitor_top_k(trainer, current) or is_better_tie
-        self.best_loss = loss if is_best else self.best_loss
-        return is_best
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best_loss": self.best_loss}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state, even if the run folder was moved."""
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-        self.best_loss = state_dict["best_loss"]
-        self.current_score = state_dict["current_score"]  # Lightning saves it but does not restore it
+        folder = (self.history.run_dir or Path()) / "checkpoints"  # only the first process has a folder, and writes
+        best, last = folder / "best.ckpt", folder / "last.ckpt"
+        is_best = self.history.best is self.history.rows[-1]
+        trainer.save_checkpoint(best if is_best else last)
+        if is_best and trainer.is_global_zero:
+            write_atomically(last, best.read_bytes())

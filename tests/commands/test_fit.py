@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import sources
-from mnist_lightning.training.saving import BestCheckpoint
+from mnist_lightning.training.history import TrainingHistory
 from tests.conftest import BEST, MLP, RUN, SMALL, line_of, read_csv
 
 
@@ -55,7 +55,7 @@ def test_best_checkpoint_is_that_of_the_best_epoch(run: Path) -> None:
 
 
 def test_last_checkpoint_is_that_of_the_last_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BestCheckpoint, "check_monitor_top_k", lambda self, *args: not self.best_model_path)
+    monkeypatch.setattr(TrainingHistory, "best", property(lambda self: self.rows[0]))
     main(["fit", *SMALL, *MLP, "--trainer.max_epochs", "4"])
     assert sorted(path.name for path in BEST.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
     epochs = [torch.load(BEST.with_name(name), weights_only=True)["epoch"] for name in ("best.ckpt", "last.ckpt")]
