@@ -114,10 +114,11 @@ def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
 
 
 def is_mnist(image: Gray) -> bool:
-    """Returns whether an image is already a digit in MNIST's format, to be kept unchanged."""
-    if image.shape != (28, 28) or image.max() < 0.5 or np.median(image) > 0:
+    """Returns whether an image is already a digit as in MNIST, centered by mass, or as in EMNIST, by its box."""
+    if image.shape != (28, 28) or image.max() < 0.5 or np.median(image) > 0.1 or border(image).mean() >= 0.06:
         return False
-    return bool(border(image).mean() < 0.06 and all(abs(place - 13.75) < 1.5 for place in _center(image)))
+    sides = [np.flatnonzero(image.max(axis) > 0.1)[[0, -1]].mean() for axis in (1, 0)]
+    return any(all(abs(place - 13.75) < 1.5 for place in center) for center in (_center(image), sides))
 
 
 def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
