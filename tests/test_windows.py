@@ -21,7 +21,6 @@ import optuna
 import scipy.stats
 import sklearn.metrics
 import torch.utils.tensorboard
-import torchvision
 
 MISSING = "SIGALRM SIGCHLD SIGHUP SIGKILL SIGPIPE SIGQUIT SIGUSR1 SIGUSR2 fork getpgid getuid killpg setsid uname"
 

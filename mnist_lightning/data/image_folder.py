@@ -16,7 +16,7 @@ from torch import Tensor
 from mnist_lightning.console import console, echo
 from mnist_lightning.data.sources import Split
 from mnist_lightning.data.splits import stratified_split
-from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.errors import UserError
 from mnist_lightning.images import InputFormat
 from mnist_lightning.images.reading import is_picture, read_picture
 
@@ -44,17 +44,15 @@ def load(
     Raises:
         UserError: A picture can't be read, or the folders are not those of the classes.
     """
-    from torchvision.datasets import folder
-
     root, test_dir = _root(data_dir), data_dir / "test"
     has_test_dir = root != data_dir and test_dir.is_dir()
-    classes = {name: label for label, name in enumerate(class_names)}
-    try:
-        place = test_dir if has_test_dir and split == "test" else root
-        samples = folder.make_dataset(place, classes, is_valid_file=is_picture)
-    except FileNotFoundError as error:
-        advice = "put pictures there, or name other --data.class_names"
-        raise UserError(f"{place}: {one_line(error).rstrip('.')}; {advice}") from error
+    place = test_dir if has_test_dir and split == "test" else root
+    samples: list[tuple[Path, int]] = []
+    for label, name in enumerate(class_names):
+        found = [path for path in sorted((place / name).rglob("*")) if is_picture(path)]
+        if not found:
+            raise UserError(f"{place / name} has no pictures; put some there, or name other --data.class_names")
+        samples += [(path, label) for path in found]
     labels = torch.tensor([label for _, label in samples], dtype=torch.uint8)
     if not has_test_dir:
         chosen = stratified_split(labels, TEST_FRACTION, seed)[split == "test"]
@@ -74,7 +72,7 @@ def _root(data_dir: Path) -> Path:
     return data_dir / "train" if (data_dir / "train").is_dir() else data_dir
 
 
-def _decode(files: Sequence[str], inputs: InputFormat) -> Tensor:
+def _decode(files: Sequence[Path], inputs: InputFormat) -> Tensor:
     images = _allocate((len(files), *inputs.shape))
 
     def read(index: int) -> None:

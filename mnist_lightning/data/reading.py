@@ -31,7 +31,7 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
         UserError: The dataset is unknown, a file has no valid copy, or the files don't belong together.
     """
     source = sources.find_source(dataset)
-    raw_dir = data_dir / source.torchvision_class / "raw"
+    raw_dir = data_dir / source.folder / "raw"
     files = source.files[split]
     contents = [_read(source, file, raw_dir) for file in files]
     if missing := [file for file, content in zip(files, contents, strict=True) if content is None]:

@@ -2,9 +2,10 @@
 
 import csv
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mnist_lightning.errors import UserError
 
@@ -32,8 +33,10 @@ class Source:
     class_names: tuple[str, ...]  # in the order of the labels
     mean: float  # of the training pixels, in [0, 1]
     std: float
-    torchvision_class: str  # name of its folder, and of the class in `torchvision.datasets` that knows its URLs, if any
+    folder: str  # below `data_dir`; torchvision uses the same names and files
     files: dict[Split, tuple[File, ...]]  # images and labels of each split
+    mirrors: tuple[str, ...] = ()  # URLs that a compressed file's name is appended to
+    archive: tuple[str, str] | None = None  # name and checksum of a ZIP file with all of them, in its folder `gzip`
     num_test_images: int | None = None  # the official ones, which come first; None: all
     is_transposed: bool = False  # whether images are stored column by column
     is_bundled: bool = False  # whether the files come with the package
@@ -47,22 +50,28 @@ def _files(dataset: str) -> dict[Split, tuple[File, ...]]:
     return {split: tuple(File(*row[2:]) for row in rows if row[1] == split) for split in splits}
 
 
-def _emnist(split: str, class_names: str, mean: float, std: float) -> Source:
-    files = _files(f"EMNIST{split.capitalize()}")
-    return Source(tuple(class_names), mean, std, "EMNIST", files, is_transposed=True, is_handwriting=True)
+def _source(name: str, class_names: Sequence[str], mean: float, std: float, mirror: str, **options: Any) -> Source:
+    options = {"folder": name, "files": _files(name), "mirrors": (mirror,), **options}
+    return Source(tuple(class_names), mean, std, **options)
 
 
-DIGITS = tuple(string.digits)
+PYTORCH = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+CODH = "http://codh.rois.ac.jp/kmnist/dataset/kmnist/"
+GITHUB = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
+NIST = "https://biometrics.nist.gov/cs_links/EMNIST/"
+EMNIST = {"folder": "EMNIST", "archive": ("gzip.zip", "md5:58c8d27c78d21e728a6bc7b3cc06412e"), "is_transposed": True}
+LETTERS = string.digits + string.ascii_uppercase + "abdefghnqrt"
 HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Means and standard deviations are the usual ones of each training set; QMNIST reconstructs MNIST, so MNIST's hold.
 SOURCES = {
-    "MNIST": Source(DIGITS, 0.1307, 0.3081, "MNIST", _files("MNIST"), is_bundled=True, is_handwriting=True),
-    "FashionMNIST": Source(GARMENTS, 0.2860, 0.3530, "FashionMNIST", _files("FashionMNIST")),
-    "KMNIST": Source(HIRAGANA, 0.1918, 0.3483, "KMNIST", _files("KMNIST")),
-    "QMNIST": Source(DIGITS, 0.1307, 0.3081, "QMNIST", _files("QMNIST"), num_test_images=10_000, is_handwriting=True),
-    "EMNISTDigits": _emnist("digits", string.digits, 0.1733, 0.3317),
-    "EMNISTBalanced": _emnist("balanced", string.digits + string.ascii_uppercase + "abdefghnqrt", 0.1751, 0.3332),
+    "MNIST": _source("MNIST", string.digits, 0.1307, 0.3081, PYTORCH, is_bundled=True, is_handwriting=True),
+    "FashionMNIST": _source("FashionMNIST", GARMENTS, 0.2860, 0.3530, ZALANDO),
+    "KMNIST": _source("KMNIST", HIRAGANA, 0.1918, 0.3483, CODH),
+    "QMNIST": _source("QMNIST", string.digits, 0.1307, 0.3081, GITHUB, num_test_images=10_000, is_handwriting=True),
+    "EMNISTDigits": _source("EMNISTDigits", string.digits, 0.1733, 0.3317, NIST, is_handwriting=True, **EMNIST),
+    "EMNISTBalanced": _source("EMNISTBalanced", LETTERS, 0.1751, 0.3332, NIST, is_handwriting=True, **EMNIST),
 }
 
 

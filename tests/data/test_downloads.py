@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from torchvision import datasets
 
 from mnist_lightning.data import downloads
 from mnist_lightning.data.downloads import download, fetch
@@ -117,32 +116,22 @@ def test_wrong_file_is_replaced(address: str, tmp_path: Path, content: bytes) ->
     assert Mirror.requested == ["/good"]
 
 
-@pytest.mark.parametrize("dataset_class", ["FashionMNIST", "QMNIST", "EMNIST"])
-def test_every_family_of_datasets_is_downloaded(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset_class: str
-) -> None:
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"{address}404/", f"{address}good"])
-    resources = [(f"{address}good/{name}.gz", MD5) for name in ("a", "b")]
-    monkeypatch.setattr(datasets.QMNIST, "resources", {"train": [], "test": resources})
-    monkeypatch.setattr(datasets.EMNIST, "url", f"{address}good/gzip.zip")
-    monkeypatch.setattr(datasets.EMNIST, "md5", MD5)
+@pytest.mark.parametrize("archive", [None, ("gzip.zip", CHECKSUM)])
+def test_files_or_their_archive_are_downloaded(address: str, tmp_path: Path, archive: tuple[str, str] | None) -> None:
     files = [File(name, compressed=CHECKSUM) for name in ("a", "b")]
-    download(Source((), 0.2, 0.3, dataset_class, {}), files, tmp_path / "raw")
-    expected = {
-        "FashionMNIST": ["/404/a.gz", "/good/a.gz", "/404/b.gz", "/good/b.gz"],
-        "QMNIST": ["/good/a.gz", "/good/b.gz"],
-        "EMNIST": ["/good/gzip.zip"],
-    }
-    assert Mirror.requested == expected[dataset_class]
-    names = ["gzip.zip"] if dataset_class == "EMNIST" else ["a.gz", "b.gz"]
+    mirrors = (f"{address}404/", f"{address}good/")
+    download(Source((), 0.2, 0.3, "Any", {}, mirrors, archive), files, tmp_path / "raw")
+    names = ["gzip.zip"] if archive else ["a.gz", "b.gz"]
+    assert Mirror.requested == [f"/{mirror}/{name}" for name in names for mirror in ("404", "good")]
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == dict.fromkeys(names, CONTENT)
 
 
-def test_failed_download_leaves_no_file(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"{address}wrong"])
+def test_failed_download_leaves_no_file(address: str, tmp_path: Path) -> None:
     raw_dir = tmp_path / "data" / "FashionMNIST" / "raw"
     with pytest.raises(UserError) as error:
-        download(Source((), 0.2, 0.3, "FashionMNIST", {}), [File("a", compressed=CHECKSUM)], raw_dir)
+        download(
+            Source((), 0.2, 0.3, "FashionMNIST", {}, (f"{address}wrong/",)), [File("a", compressed=CHECKSUM)], raw_dir
+        )
     assert str(error.value) == (
         f"no valid copy of a in {raw_dir}, and the download failed ({address}wrong/a.gz: checksum mismatch); "
         "put the files there, compressed, or name another folder with --data.data_dir"

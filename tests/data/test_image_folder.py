@@ -73,7 +73,7 @@ def test_pictures_that_do_not_fit_into_memory_are_decoded_to_a_file(
     [
         (["red", "blue"], "there are 1 class folders in pictures; ImageFolder needs 2 to 256"),
         (["red", "blue", "green"], "there are 0 class folders in pictures"),
-        (["red/*"], "pictures: Found no valid file for the classes red; put pictures there"),
+        (["red/*"], "pictures/red has no pictures; put some there"),
     ],
 )
 def test_wrong_folders_are_reported(remove: list[str], message: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision import datasets
 
 from mnist_lightning.data import sources
 from mnist_lightning.data.reading import load, parse_idx
@@ -31,6 +31,10 @@ def checksum(content: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
+def set_mirrors(monkeypatch: pytest.MonkeyPatch, dataset: str, *mirrors: str) -> None:
+    monkeypatch.setitem(sources.SOURCES, dataset, replace(sources.SOURCES[dataset], mirrors=mirrors))
+
+
 @pytest.fixture
 def fashion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Makes FashionMNIST a dataset of 100 images whose only mirror is down, and returns its `raw` folder."""
@@ -42,9 +46,10 @@ def fashion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         )
         for kind, array in (("images-idx3-ubyte", IMAGES), ("labels-idx1-ubyte", LABELS))
     )
-    source = Source(tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair, "test": pair})
+    source = Source(
+        tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair, "test": pair}, ("http://127.0.0.1:1/",)
+    )
     monkeypatch.setitem(sources.SOURCES, "FashionMNIST", source)
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:1/"])
     return tmp_path / "data" / "FashionMNIST" / "raw"
 
 
@@ -141,7 +146,7 @@ class TestDamage:
     def test_damaged_compressed_file_is_downloaded_again(
         self, fashion: Path, mirror: str, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], number: int
     ) -> None:
-        monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [mirror])
+        set_mirrors(monkeypatch, "FashionMNIST", mirror)
         paths = put(fashion, compressed=True)
         valid = paths[number].read_bytes()
         damage(paths[number])
@@ -174,7 +179,7 @@ def test_damaged_bundled_file_is_reported_or_replaced(monkeypatch: pytest.Monkey
         (bundle / path.name).write_bytes(path.read_bytes())
     flip(bundle / "t10k-labels-idx1-ubyte.gz")
     valid = sources.BUNDLED_DIR / "t10k-labels-idx1-ubyte.gz"
-    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:1/"])
+    set_mirrors(monkeypatch, "MNIST", "http://127.0.0.1:1/")
     monkeypatch.setattr(sources, "BUNDLED_DIR", bundle)
     with pytest.raises(UserError, match=r"^no valid copy of t10k-labels-idx1-ubyte in "):
         load("MNIST", "test", tmp_path / "data")
@@ -186,7 +191,7 @@ def test_damaged_bundled_file_is_reported_or_replaced(monkeypatch: pytest.Monkey
 
 
 def test_missing_files_are_downloaded(fashion: Path, mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:1/", mirror])
+    set_mirrors(monkeypatch, "FashionMNIST", "http://127.0.0.1:1/", mirror)
     assert_loads(fashion)
     assert sorted(path.name for path in fashion.iterdir()) == [
         "train-images-idx3-ubyte.gz",
@@ -198,7 +203,7 @@ def test_wrong_file_of_a_mirror_is_reported_and_not_kept(
     fashion: Path, mirror: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     flip(tmp_path / "mirror" / "train-labels-idx1-ubyte.gz")
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [mirror])
+    set_mirrors(monkeypatch, "FashionMNIST", mirror)
     with pytest.raises(UserError) as error:
         load("FashionMNIST", "train", fashion.parent.parent)
     assert str(error.value) == (
@@ -211,12 +216,10 @@ def test_wrong_file_of_a_mirror_is_reported_and_not_kept(
 CHILD = """
 import sys
 from pathlib import Path
-from torchvision import datasets
 from mnist_lightning.data import reading, sources
 from mnist_lightning.data.sources import File, Source
 pair = tuple(File(name, compressed=checksum) for name, checksum in zip(sys.argv[3::2], sys.argv[4::2]))
-sources.SOURCES["FashionMNIST"] = Source(tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair})
-datasets.FashionMNIST.mirrors = [sys.argv[2]]
+sources.SOURCES["FashionMNIST"] = Source(tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair}, (sys.argv[2],))
 print(reading.load("FashionMNIST", "train", Path(sys.argv[1]))[0].sum().item())
 """
 
@@ -254,7 +257,7 @@ def test_nothing_is_extracted_from_an_archive(monkeypatch: pytest.MonkeyPatch, t
     with zipfile.ZipFile(raw_dir / "gzip.zip", "w") as archive:
         archive.writestr("../../../harm", b"harm")
         archive.writestr("gzip/../../harm.gz", b"harm")
-    monkeypatch.setattr(datasets.EMNIST, "url", "http://127.0.0.1:1/gzip.zip")
+    set_mirrors(monkeypatch, "EMNISTDigits", "http://127.0.0.1:1/")
     with pytest.raises(UserError, match="no valid copy of emnist-digits-test-images-idx3-ubyte"):
         load("EMNISTDigits", "test", tmp_path / "data")
     assert not list(tmp_path.rglob("harm*"))

@@ -14,7 +14,10 @@ from mnist_lightning.errors import UserError
 def test_every_dataset_is_complete(name: str) -> None:
     source = sources.find_source(name)
     assert len(source.class_names) == len(set(source.class_names)) == (47 if name == "EMNISTBalanced" else 10)
-    assert hasattr(datasets, source.torchvision_class)
+    torchvision = getattr(datasets, source.folder)  # which publishes the same addresses
+    url = source.mirrors[0] + (source.archive[0] if source.archive else f"{source.files['train'][0].name}.gz")
+    assert url in str(vars(torchvision)) or source.mirrors[0] in torchvision.mirrors
+    assert source.archive is None or source.archive[1] == f"md5:{torchvision.md5}"
     for split in ("train", "test"):
         assert ["images" in file.name for file in source.files[split]] == [True, False]
         assert all(file.decompressed or file.compressed for file in source.files[split])
