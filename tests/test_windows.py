@@ -18,8 +18,7 @@ import onnx
 import onnxruntime
 import onnxscript
 import optuna
-import scipy.stats
-import sklearn.metrics
+import psutil
 import torch.utils.tensorboard
 
 MISSING = "SIGALRM SIGCHLD SIGHUP SIGKILL SIGPIPE SIGQUIT SIGUSR1 SIGUSR2 fork getpgid getuid killpg setsid uname"

@@ -20,12 +20,22 @@ NAMES = ["cat", "dog", "eel"]
 CONFUSION = torch.from_numpy(metrics.confusion_matrix(LABELS, PREDICTIONS))
 
 
-@pytest.mark.parametrize("as_dict", [True, False])
-def test_report_equals_scikit_learn(as_dict: bool) -> None:
-    expected = metrics.classification_report(
-        LABELS, PREDICTIONS, target_names=NAMES, digits=4, output_dict=as_dict, zero_division=0.0
-    )
-    assert reports.classification_report(CONFUSION, NAMES, as_dict) == expected
+@pytest.mark.parametrize("names", [NAMES, ["cat", "dog", "a very long name"]])
+def test_report_equals_scikit_learn(names: list[str]) -> None:
+    options = {"target_names": names, "digits": 4, "zero_division": 0.0}
+    expected = metrics.classification_report(LABELS, PREDICTIONS, **options)
+    assert reports.classification_report(CONFUSION, names) == expected
+    expected = metrics.classification_report(LABELS, PREDICTIONS, output_dict=True, **options)
+    found = reports.class_scores(CONFUSION, names)
+    assert found.pop("accuracy") == pytest.approx(expected.pop("accuracy"))
+    assert found.keys() == expected.keys()
+    assert all(found[name] == pytest.approx(expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("num_correct", "num_images"), [(0, 5), (3, 5), (5, 5), (9962, 10_000)])
+def test_interval_equals_scipy(num_correct: int, num_images: int) -> None:
+    expected = binomtest(num_correct, num_images).proportion_ci(method="wilson")
+    assert reports.accuracy_interval(num_correct, num_images) == pytest.approx(tuple(expected), abs=1e-7)
 
 
 def test_most_frequent_mistakes_come_first() -> None:
@@ -37,7 +47,7 @@ def test_most_frequent_mistakes_come_first() -> None:
 
 def test_class_that_never_occurs_has_a_score_of_zero() -> None:
     confusion = torch.tensor([[3, 0], [0, 0]])
-    assert reports.classification_report(confusion, ["a", "b"], as_dict=True)["b"]["f1-score"] == 0.0
+    assert reports.class_scores(confusion, ["a", "b"])["b"]["f1-score"] == 0.0
 
 
 def test_all_files_are_written(tmp_path: Path) -> None:
