@@ -1,5 +1,6 @@
 """Downloads: each mirror in turn, until one has the file with the published checksum."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from mnist_lightning.data.sources import File, Source
 from mnist_lightning.errors import UserError, one_line
 
+REPEATED = r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$"  # what surrounds the reason in urllib3's errors
 TIMEOUT_S = 30  # seconds without a byte after which a mirror is abandoned
 
 
@@ -38,7 +40,7 @@ def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
             pooch.retrieve(url, checksum, path.name, path.parent, downloader=downloader)
             return
         except OSError as error:  # requests' errors are OSErrors, and some are also ValueErrors
-            problems.append(f"{url}: {error}")
+            problems.append(f"{url}: {re.sub(REPEATED, '', str(error))}")
         except ValueError:
             problems.append(f"{url}: checksum mismatch")
     raise OSError("; ".join(problems))
