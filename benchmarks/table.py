@@ -49,6 +49,8 @@ def speeds() -> list[tuple[str, str, str]]:
         ratio, speed = row["predict / bare seconds"]["median"], row["predict images/s"]["median"]
         what = f"{row['model']}, `Trainer.predict` on 10,000 images, compared with the bare network"
         found.append((what, f"{ratio:.2f}", f"{10_000 / speed:.2f}"))
+    *_, files = read("images")["rows"]
+    found.append((f"`predict --images` with {files['kind']}", "", f"{files['seconds']:.0f}"))
     for row in read("growth")["rows"]:
         if row["images"] == 6_000_000:
             count = {1: "one process", 2: "two processes"}[row["processes"]]
@@ -87,6 +89,12 @@ def images_table() -> str:
     keys = ("accuracy %", "strings correct %", "digits correct %")
     accuracies = [", ".join(f"{row[key]:.1f}" for key in keys if key in row) for row in found]
     return as_markdown([row["kind"] for row in found], [accuracies])
+
+
+def transfer_table() -> str:
+    """Returns FashionMNIST from scratch and from the pretrained weights as Markdown."""
+    columns = ("images", "start", "learning rate", "validation accuracy %", "test accuracy %")
+    return as_markdown(columns, ([str(row[column]) for column in columns] for row in read("transfer")["rows"]))
 
 
 def search_table() -> str:
@@ -143,6 +151,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
         accuracy_table,
         robustness_table,
         images_table,
+        transfer_table,
         speed_table,
         search_table,
         finalists_table,
