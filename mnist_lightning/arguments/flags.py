@@ -63,6 +63,8 @@ def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None, is_r
     if stored is None:
         return ["--model=CNN"]
     if command == "fit" and is_resumed:
+        if not stored.is_resumable:
+            raise UserError(f"checkpoint {stored.path} holds only weights and can't be resumed; use --init_from")
         if not stored.run_dir and not any(flag.startswith("--config") for flag in flags):
             raise UserError(f"checkpoint {stored.path} is not in a run folder; use --config to name the run's config")
         return [f"--config={stored.run_dir / 'config.yaml'}"] if stored.run_dir else []

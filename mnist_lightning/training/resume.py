@@ -66,9 +66,7 @@ class ExactResume(Callback):
 def check_unchanged(
     stored: Checkpoint, model: Mapping[str, Any], data: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
-    """Raises a UserError unless a checkpoint holds an optimizer, and was saved with the same settings."""
-    if not stored.is_resumable:
-        raise UserError(f"checkpoint {stored.path} holds only weights and can't be resumed; use --init_from")
+    """Raises a UserError unless a checkpoint was saved with the same settings."""
     run: dict[str, Any] = read_yaml(stored.run_dir / "config.yaml") if stored.run_dir else {}
     trainer = run.get("trainer", {})
     for flag, before, now in (
