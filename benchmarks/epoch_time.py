@@ -47,6 +47,7 @@ def make_optimizer(model: Classifier, num_steps: int) -> tuple[torch.optim.Optim
 
 def plain_epoch(model: Classifier, data: MNISTDataModule, device: str = "cpu") -> float:
     """Trains and validates for one epoch in a plain PyTorch loop; returns the seconds it took."""
+    torch.set_flush_denormal(True)  # as `fit` does
     network = model.network.to(device).train()
     images, labels = data.train_images.to(device), data.train_labels.to(device)
     train = Batches(data.train_indices.to(device), data.batch_size, seed=0)

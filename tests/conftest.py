@@ -26,7 +26,8 @@ from mnist_lightning.data.sources import File, Source, Split
 UInt8 = npt.NDArray[np.uint8]
 
 SMALL = ["--data.dataset", "Tiny", "--data.batch_size", "60", "--trainer.accelerator", "cpu"]
-MLP = ["--model", "MLP", "--model.init_args.hidden_sizes", "[24]", "--model.init_args.dropout", "0.1"]
+MLP = ["--model=MLP", "--model.init_args.hidden_sizes=[24]", "--model.init_args.dropout=0.1"]
+MLP += ["--model.init_args.learning_rate=0.01"]  # learns enough in a few steps
 RUN = Path("lightning_logs/version_0")
 BEST = RUN / "checkpoints" / "best.ckpt"
 

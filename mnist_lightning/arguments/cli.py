@@ -63,6 +63,9 @@ class CLI(LightningCLI):
         self.command, self.callbacks, self.add_flags = command, callbacks, add_flags
         self.history = TrainingHistory()
         _hide_notices()
+        # Before torch starts its threads, which inherit it. Each unit that is never active would slow down training,
+        # because its momentum decays to denormal numbers.
+        self.flushes_denormals = torch.set_flush_denormal(True)
         options = {"exit_on_error": False, "allow_abbrev": False, "default_env": True}  # PL_TRAINER__MAX_EPOCHS
         try:
             super().__init__(
@@ -193,6 +196,7 @@ class CLI(LightningCLI):
                 device, processor = str(trainer.strategy.root_device), torch.backends.cpu.get_cpu_capability()
                 details = {"seed": config.seed_everything, "device": device, "processor": processor}
                 details |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
+                details["flushes_denormals"] = self.flushes_denormals
                 folders.record_environment(run_dir, **details)
             except UnwritableError:
                 if not is_resumed:

@@ -20,9 +20,9 @@ class Scores(Metric):
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Adds a batch: logits `(N, C)`, labels `(N,)` int64, and the mean loss, a scalar."""
-        cells = labels * len(self.confusion) + logits.argmax(1)
+        cells = logits.argmax(1).add_(labels, alpha=len(self.confusion))
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))  # bincount would synchronize the GPU
-        self.loss_sum += loss * len(labels)
+        self.loss_sum.add_(loss, alpha=len(labels))
 
     def compute(self) -> dict[str, Tensor]:
         """Returns `loss`, `accuracy` in [0, 1] and `confusion`, each over all processes."""

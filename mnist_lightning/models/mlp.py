@@ -18,6 +18,7 @@ class MLP(Classifier):
         hidden_sizes: Units of each hidden layer.
         dropout: Dropout probability of hidden units.
         batch_norm: Whether each hidden layer has BatchNorm.
+        learning_rate: Peak of the one-cycle schedule; at that of the `CNN`, a sixth of the units never become active.
         kwargs: As in `Classifier`.
     """
 
@@ -26,9 +27,10 @@ class MLP(Classifier):
         hidden_sizes: Sequence[int] = (512, 256),
         dropout: float = 0.2,
         batch_norm: bool = False,
+        learning_rate: float = 0.002,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(learning_rate=learning_rate, **kwargs)
         check_range("hidden_sizes", list(hidden_sizes), all(n > 0 for n in hidden_sizes), "1 or more each")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
         sizes = [math.prod(self.inputs.shape), *hidden_sizes]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnist_lightning.arguments.cli import CLI
 from tests.conftest import MLP, RUN, SMALL, line_of
 
 LAST = RUN / "checkpoints" / "last.ckpt"
@@ -41,6 +42,15 @@ def test_environment_records_what_a_run_depends_on(run: Path) -> None:
     (start,) = json.loads((run / "environment.json").read_text())
     assert start["seed"] == 0
     assert start["threads"] == torch.get_num_threads()
+    assert start["flushes_denormals"] == torch.set_flush_denormal(True)
     assert start["versions"]["torch"] == version("torch")
     assert (start["device"], start["processes"], start["git"]) == ("cpu", 1, None)
     assert start["command"] == ["mnist_lightning"]
+
+
+def test_denormal_numbers_are_flushed_where_that_is_recorded(tiny: Path) -> None:
+    torch.set_flush_denormal(False)
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    assert smallest / 2 > 0
+    cli = CLI("fit", [*SMALL, *MLP])
+    assert bool(smallest / 2 == 0) == cli.flushes_denormals
