@@ -42,10 +42,8 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
         labels = labels[:, 0]
     max_label = int(labels.max()) if len(labels) else 0
     if images.shape[1:] != (28, 28) or not 0 < len(images) == len(labels) or max_label >= len(source.class_names):
-        raise UserError(
-            f"{raw_dir}: images of shape {tuple(images.shape)} and {len(labels)} labels up to {max_label} are not a "
-            f"{split} split of {dataset}; replace the files"
-        )
+        found = f"images of shape {tuple(images.shape)} and {len(labels)} labels up to {max_label}"
+        raise UserError(f"{raw_dir}: {found} are not a {split} split of {dataset}; replace the files")
     if source.is_transposed:
         images = images.transpose(1, 2).contiguous()
     end = source.num_test_images if split == "test" else None

@@ -22,7 +22,7 @@ from mnist_lightning.images.segmentation import merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
 WORKING_SIZES = {"one": 560, "many": 2000}
-"""Longest side, in pixels, at which one digit or many are searched; larger images are downscaled."""
+"""Longest side, in pixels, at which one digit or many are searched, roughly; larger images are downscaled."""
 MIN_SIZE = 64  # smaller images are enlarged to this, so that a stroke is several pixels wide
 
 
@@ -78,9 +78,12 @@ def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_P
     if is_mnist(image):
         return [Digit((image * 255).round().astype(np.uint8), 0, 0, 28, 28)]
     longer = max(image.shape)
-    factor = longer / min(max(longer, MIN_SIZE), WORKING_SIZES["many" if many else "one"])
+    shrink = round(longer / WORKING_SIZES["many" if many else "one"]) or 1  # averages of whole pixels are much faster
+    factor = shrink if longer > MIN_SIZE else longer / MIN_SIZE
+    height, width = (max(1, int(side / factor)) for side in image.shape)
+    image = image[: height * shrink, : width * shrink]
     try:
-        ink = find_ink(_resize(image, *(round(side / factor) or 1 for side in image.shape[::-1])))
+        ink = find_ink(_resize(image, width, height))
         lines = split(ink) if many else [[merge(ink)]]
     except BlankImageError as error:
         raise BlankImageError(f"{describe(source)} is blank: {error}") from error

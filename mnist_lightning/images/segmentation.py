@@ -59,7 +59,8 @@ def split(ink: Gray) -> list[list[Piece]]:
 
 def _components(ink: Gray) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArray[np.int64]]:
     """Returns connected components: a label for each pixel, and the box and number of pixels of each component."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((ink > 0.5).astype(np.uint8))
+    mask, fastest = (ink > 0.5).view(np.uint8), cv2.CCL_BBDT
+    _, labels, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask, 8, cv2.CV_32S, fastest)
     boxes = [(slice(top, top + height), slice(left, left + width)) for left, top, width, height, _ in stats[1:]]
     return labels, boxes, stats[1:, cv2.CC_STAT_AREA]
 

@@ -58,10 +58,8 @@ def export_onnx(
         differences.append((found - expected[: len(chosen)]).abs().max().item())
         num_changed = int((found.argmax(1) != expected[: len(chosen)].argmax(1)).sum())
         if num_changed or not differences[-1] <= TOLERANCE:  # `not` also catches NaN
-            raise UserError(
-                f"the exported model differs from the checkpoint by {differences[-1]:.1e} in batches of {size}, and in "
-                f"{num_changed:,} of {len(chosen):,} predictions; nothing was written"
-            )
+            where = f"{differences[-1]:.1e} in batches of {size}, and in {num_changed:,} of {len(chosen):,} predictions"
+            raise UserError(f"the exported model differs from the checkpoint by {where}; nothing was written")
     write_atomically(path, content)
     return max(differences), accuracy
 

@@ -23,8 +23,6 @@ def check(row: Mapping[str, float], model: Classifier) -> None:
         elif val_loss >= 2 * chance:
             problem = f"the validation loss is {val_loss:.3g} (guessing: {chance:.2f})"
     if problem:
-        raise UserError(
-            f"training diverged: after epoch {row['epoch'] + 1:.0f} {problem}; lower "
-            f"--model.init_args.learning_rate {model.learning_rate:g}, for example to {model.learning_rate / 10:.2g} "
-            "(or --optimizer.lr, if an optimizer was chosen)"
-        )
+        rate = f"--model.init_args.learning_rate {model.learning_rate:g}, for example to {model.learning_rate / 10:.2g}"
+        advice = f"lower {rate} (or --optimizer.lr, if an optimizer was chosen)"
+        raise UserError(f"training diverged: after epoch {row['epoch'] + 1:.0f} {problem}; {advice}")
