@@ -141,10 +141,10 @@ def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
     return image
 
 
-def _center(image: Gray) -> tuple[float, float]:
+def _center(image: Gray) -> list[float]:
     """Returns row and column of the center of mass."""
-    moments = cv2.moments(image)
-    return moments["m01"] / moments["m00"], moments["m10"] / moments["m00"]
+    # Not cv2.moments, which takes an image that is two pixels wide for the corners of a polygon.
+    return [float(image.sum(1 - axis) @ np.arange(side) / image.sum()) for axis, side in enumerate(image.shape)]
 
 
 def _resize(image: Gray, width: int, height: int) -> Gray:

@@ -13,6 +13,7 @@ from benchmarks.accuracy import predict
 from benchmarks.images import ORDINARY, SPECIAL, photograph, write_digit, write_line
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.images import Digit, find_digits, join_lines
+from mnist_lightning.images.digits import to_mnist
 from mnist_lightning.runs.folders import PRETRAINED
 from tests.conftest import UInt8, png, scan
 from tests.images.conftest import distance
@@ -136,3 +137,10 @@ def test_path_and_bytes_give_the_same_digit(mnist_images: UInt8, tmp_path: Path)
     (from_file,), (from_content,) = find_digits(path), find_digits(path.read_bytes())
     assert from_file.image.tobytes() == from_content.image.tobytes()
     assert distance(from_file.image, mnist_images[0]) < 0.06
+
+
+@pytest.mark.parametrize("width", [10, 15, 40])
+def test_narrow_digit_is_centered(width: int) -> None:
+    rows, columns = np.nonzero(to_mnist(np.ones((100, width), np.float32)))
+    assert abs(rows.mean() - 14) <= 1
+    assert abs(columns.mean() - 14) <= 1
