@@ -25,7 +25,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def full_trainings(finals: optuna.Study) -> list[FrozenTrial]:
     """Returns the full trainings; their user attributes are the name of a finalist, its values, and a seed."""
-    return [trial for trial in finals.get_trials(deepcopy=False) if "seed" in trial.user_attrs]
+    return [trial for trial in finals.get_trials(deepcopy=False) if "finalist" in trial.user_attrs]
 
 
 def mean_accuracies(finals: optuna.Study, num_seeds: int) -> dict[str, float]:

@@ -158,7 +158,7 @@ class Search:
         return False
 
     def _run_finalist(self, trial: optuna.Trial) -> float:
-        if "seed" not in trial.user_attrs:
+        if "finalist" not in trial.user_attrs:
             raise optuna.TrialPruned  # another machine took the last queued training
         finalist, seed, values = (trial.user_attrs[name] for name in ("finalist", "seed", "values"))
         name = f"full training of {finalist}, seed {seed}"
