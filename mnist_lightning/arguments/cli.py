@@ -63,8 +63,8 @@ class CLI(LightningCLI):
         self.command, self.callbacks, self.add_flags = command, callbacks, add_flags
         self.history = TrainingHistory()
         _hide_notices()
-        # Before torch starts its threads, which inherit it. Each unit that is never active would slow down training,
-        # because its momentum decays to denormal numbers.
+        # Before torch starts its threads, which inherit it. The momentum of units that stay inactive decays to denormal
+        # numbers, which are slow on some processors.
         self.flushes_denormals = torch.set_flush_denormal(True)
         options = {"exit_on_error": False, "allow_abbrev": False, "default_env": True}  # PL_TRAINER__MAX_EPOCHS
         try:

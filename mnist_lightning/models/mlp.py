@@ -18,7 +18,7 @@ class MLP(Classifier):
         hidden_sizes: Units of each hidden layer.
         dropout: Dropout probability of hidden units.
         batch_norm: Whether each hidden layer has BatchNorm.
-        learning_rate: Peak of the one-cycle schedule; at that of the `CNN`, a sixth of the units never become active.
+        learning_rate: Peak of the one-cycle schedule; at 0.01, a sixth of the hidden units would stay inactive forever.
         kwargs: As in `Classifier`.
     """
 
