@@ -139,6 +139,7 @@ class CLI(LightningCLI):
         """Builds the trainer with this package's callbacks, except those that flags disable."""
         config = self.config_init.trainer
         settings.check(self.command, config)
+        self.precision_note = settings.choose_precision(self.command, config, is_new=not self.checkpoint)
         callbacks = [*self.callbacks]
         if has_bar := config.enable_progress_bar or (config.enable_progress_bar is None and sys.stdout.isatty()):
             callbacks.append(PassBar())
@@ -191,7 +192,7 @@ class CLI(LightningCLI):
         run_dir, is_resumed = self.find_or_make_run_dir(), bool(stored and stored.run_dir)
         with folders.locked(run_dir):
             try:
-                config.ckpt_path = None
+                config.ckpt_path, config.trainer.precision = None, self.config_init.trainer.precision
                 write_atomically(run_dir / "config.yaml", self.parser.dump(config, skip_none=False))
                 device, processor = str(trainer.strategy.root_device), torch.backends.cpu.get_cpu_capability()
                 details = {"seed": config.seed_everything, "device": device, "processor": processor}

@@ -1,7 +1,10 @@
 """The trainer's settings: the defaults, and what this package does not support."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from mnist_lightning.errors import UserError
 
@@ -28,3 +31,16 @@ def check(command: str, settings: Any) -> None:
     ):
         if is_refused:
             raise UserError(f"--trainer.{name} {str(settings[name]).removesuffix('.0')} {reason}")
+
+
+def choose_precision(command: str, settings: Any, is_new: bool) -> str:
+    """Chooses bfloat16 for a new model if it is fast here and no flag says otherwise; returns a note about that."""
+    if settings.accelerator != "cpu" and (settings.accelerator != "auto" or torch.accelerator.is_available()):
+        return ""
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch don't know
+    is_fast = any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if is_fast and is_new and command == "fit" and not settings.precision and not settings.plugins:
+        settings.precision = "bf16-mixed"
+        return "bf16-mixed, which is faster on this processor; --trainer.precision 32-true turns it off"
+    is_slow = found and not is_fast and "bf16" in str(settings.precision)
+    return f"{settings.precision}, which is slow on this processor; 32-true is faster" if is_slow else ""

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 
+import numpy as np
+from PIL import Image
+
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import echo
 from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
@@ -58,12 +61,13 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     images = data.test_images if stage == "test" else data.train_images[data.val_indices]
     suspected = SUSPECTED_LABEL_ERRORS if (data.dataset, stage) == ("MNIST", "test") else ()
     labels, probabilities, run_dir = predictions.labels, predictions.probabilities, cli.find_or_make_run_dir()
-    drawn = reports.write_report(run_dir / stage, images, labels, probabilities, data.class_names, details, suspected)
+    reports.write_report(run_dir / stage, images, labels, probabilities, data.class_names, details, suspected)
     if stage == "test":
         logger, step = tensorboard.make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
-        for name, figure in drawn.items():
-            logger.experiment.add_figure(f"test/{name}", figure, step)
+        for path in (run_dir / stage).glob("*.png"):
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(f"test/{path.stem}", pixels, step, dataformats="HWC")
         logger.finalize("success")
     echo((run_dir / stage / "classification_report.txt").read_text())
     echo(f"report      {run_dir / stage}")

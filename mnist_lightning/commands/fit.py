@@ -16,6 +16,8 @@ def fit(flags: Sequence[str]) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     images = f"{len(data.train_indices):,} training and {len(data.val_indices):,} validation images"
     echo(f"{type(model).__name__} with {num_parameters:,} parameters on {data.dataset}: {images}")
+    if cli.precision_note:
+        echo(f"precision   {cli.precision_note}")
     if cli.origin:
         new = f", with a new last layer for {len(data.class_names)} other classes" if cli.has_new_head else ""
         echo(f"starting    from {cli.origin.path}{new}")

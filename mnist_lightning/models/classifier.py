@@ -108,7 +108,8 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Scores a batch; in `fit` with raw logits, from which the temperature is found."""
         images, labels = batch
-        logits = self(images).float()
+        with torch.autocast(images.device.type, enabled=False):  # as in `validate`, whatever the precision of training
+            logits = self(images).float()
         if self.trainer.state.fn == "fit":
             self.calibration.update(logits, labels)
         else:

@@ -7,39 +7,49 @@ rows; C class names.
 
 from collections.abc import Collection, Iterable, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
+FONT = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # matplotlib's own
 NUM_BINS = 15  # of confidence, the usual number for the expected calibration error
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def confusion_figure(confusion: Tensor, class_names: Sequence[str], title: str) -> Figure:
+def confusion_image(confusion: Tensor, class_names: Sequence[str], title: str) -> Image.Image:
     """Draws a confusion matrix: counts as text, each row's fractions as color."""
+    # By Pillow, in a tenth of matplotlib's time, because training waits for it after each epoch.
     counts = confusion.cpu().numpy()
     fractions = counts / counts.sum(1, keepdims=True).clip(1)
-    size = 2.2 + 0.42 * len(class_names)
-    figure = Figure(figsize=(size, size), dpi=100)
-    margin = (0.5 + 0.08 * max(map(len, class_names))) / size  # a layout engine would double the drawing time
-    axes = figure.subplots(gridspec_kw={"left": margin, "bottom": margin, "right": 0.98, "top": 1 - 0.4 / size})
+    is_small, is_long = len(class_names) <= 12, max(map(len, class_names)) > 2
+    cell, font = max(44, 300 // len(class_names)) if is_small else 26, ImageFont.truetype(FONT, 15)
+    margin, size = 46 + round(max(map(font.getlength, class_names))), cell * len(class_names)
+    image = Image.new("RGB", (margin + size + 16, 40 + size + margin), "white")
     # The power makes a fraction of 0.001 visible next to a diagonal of nearly 1.
-    axes.imshow(fractions, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
-    font_size = 11 if len(class_names) <= 12 else 6
+    cells = Image.fromarray(mpl.colormaps["Blues"](PowerNorm(0.35, 0, 1)(fractions), bytes=True)[:, :, :3])
+    image.paste(cells.resize((size, size), Image.Resampling.NEAREST), (margin, 40))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((margin - 1, 39, margin + size, 40 + size), outline="black")
+    places, middle = [cell * (index + 0.5) for index in range(len(class_names))], margin + size / 2
+    turned = ImageFont.TransposedFont(font, Image.Transpose.ROTATE_90)
+    for name, place in zip(class_names, places, strict=True):
+        draw.text((margin - 8, 40 + place), name, "black", font, "rm")
+        left, top, right, _ = (turned if is_long else font).getbbox(name)
+        draw.text((margin + place - (left + right) / 2, 48 + size - top), name, "black", turned if is_long else font)
+    draw.text((middle, 20), title, "black", font, "mm")
+    draw.text((middle, 40 + size + margin - 14), "prediction", "black", font, "mm")
+    draw.text((6, 22 + size / 2), "label", "black", turned)
+    numbers = font.font_variant(size=14 if is_small else 9)
     for row, column in zip(*counts.nonzero(), strict=True):
         color = "white" if fractions[row, column] > 0.2 else "black"
-        text = str(counts[row, column])
-        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=font_size)
-    ticks = range(len(class_names))
-    rotation = 90 if max(map(len, class_names)) > 2 else 0
-    axes.set_xticks(ticks, class_names, rotation=rotation)
-    axes.set_yticks(ticks, class_names)
-    axes.set(xlabel="prediction", ylabel="label", title=title)
-    return figure
+        draw.text((margin + places[column], 40 + places[row]), str(counts[row, column]), color, numbers, "mm")
+    return image
 
 
 def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confidences: Sequence[float]) -> Figure:

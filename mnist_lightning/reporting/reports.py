@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from mnist_lightning.files import write_atomically
@@ -74,8 +75,8 @@ def write_report(
     class_names: Sequence[str],
     details: Mapping[str, Any],
     suspected: Collection[int] = (),
-) -> dict[str, Figure]:
-    """Writes metrics, a classification report, a confusion matrix, and figures, which are returned by name.
+) -> None:
+    """Writes metrics, a classification report, a confusion matrix, and figures.
 
     `details` are extra entries of `metrics.json`, `suspected` the indices of labels that may be wrong.
     """
@@ -93,8 +94,8 @@ def write_report(
         **details,
     }
     title = f"{num_correct:,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
-    drawn = {
-        "confusion_matrix": figures.confusion_figure(confusion, class_names, title),
+    drawn: dict[str, Figure | Image.Image] = {
+        "confusion_matrix": figures.confusion_image(confusion, class_names, title),
         "reliability": figures.reliability_figure(confidences, is_correct),
         "mistakes": figures.mistakes_figure(images, labels, probabilities, class_names, suspected),
     }
@@ -105,7 +106,6 @@ def write_report(
     write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
     for name, figure in drawn.items():
         write_figure(folder / f"{name}.png", figure)
-    return drawn
 
 
 def write_predictions(
@@ -151,8 +151,8 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     write_atomically(path, as_csv(rows))
 
 
-def write_figure(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: Figure | Image.Image) -> None:
     """Writes a figure as PNG."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    (figure.savefig if isinstance(figure, Figure) else figure.save)(content, format="png")
     write_atomically(path, content.getvalue())

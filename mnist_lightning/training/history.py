@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mnist_lightning.console import echo
@@ -54,8 +55,8 @@ class TrainingHistory(Callback):
         self._log(trainer, self._validation)
         title = f"val/accuracy {self._validation['val/accuracy']:.2%}"
         for logger in tensorboard.loggers(trainer):
-            figure = figures.confusion_figure(pl_module.confusion, pl_module.class_names, title)
-            logger.experiment.add_figure("val/confusion_matrix", figure, trainer.global_step - 1)
+            image = np.asarray(figures.confusion_image(pl_module.confusion, pl_module.class_names, title))
+            logger.experiment.add_image("val/confusion_matrix", image, trainer.global_step - 1, dataformats="HWC")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from mnist_lightning.__main__ import main
 from mnist_lightning.arguments.cli import CLI
 from tests.conftest import MLP, RUN, SMALL, line_of
 
@@ -54,3 +56,30 @@ def test_denormal_numbers_are_flushed_where_that_is_recorded(tiny: Path) -> None
     assert smallest / 2 > 0
     cli = CLI("fit", [*SMALL, *MLP])
     assert bool(smallest / 2 == 0) == cli.flushes_denormals
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "flags", "precision", "note"),
+    [
+        ({"avx512_bf16": True}, [], "bf16-mixed", "bf16-mixed, which is faster on this processor; --trainer.precision"),
+        ({"amx_bf16": True}, ["--trainer.precision", "32-true"], "32-true", ""),
+        ({"avx2": True}, [], None, ""),
+        ({"avx2": True}, ["--trainer.precision", "bf16-mixed"], "bf16-mixed", "bf16-mixed, which is slow on this"),
+    ],
+)
+def test_a_new_run_uses_bfloat16_where_the_processor_is_fast_at_it_and_keeps_it(
+    capabilities: dict[str, bool],
+    flags: list[str],
+    precision: str | None,
+    note: str,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    main(["fit", *SMALL, *MLP, *flags])
+    assert (f"precision   {note}" in capsys.readouterr().out) == bool(note)
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["precision"] == precision
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "5"])
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["precision"] == precision

@@ -53,7 +53,7 @@ def test_class_that_never_occurs_has_a_score_of_zero() -> None:
 def test_all_files_are_written(tmp_path: Path) -> None:
     probabilities = 0.7 * one_hot(PREDICTIONS, 3) + 0.1
     images = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=GENERATOR)
-    drawn = reports.write_report(tmp_path, images, LABELS, probabilities, NAMES, {"dataset": "Pets"}, suspected=[3])
+    reports.write_report(tmp_path, images, LABELS, probabilities, NAMES, {"dataset": "Pets"}, suspected=[3])
     written = json.loads((tmp_path / "metrics.json").read_text())
     accuracy = metrics.accuracy_score(LABELS, PREDICTIONS)
     low, high = binomtest(int((LABELS == PREDICTIONS).sum()), 500).proportion_ci(method="wilson")
@@ -73,12 +73,9 @@ def test_all_files_are_written(tmp_path: Path) -> None:
     assert "weighted avg" in (tmp_path / "classification_report.txt").read_text()
     report = json.loads((tmp_path / "classification_report.json").read_text())
     assert report["cat"]["support"] == CONFUSION[0].sum()
-    assert set(drawn) == {"confusion_matrix", "mistakes", "reliability"}
-    for name in drawn:
+    for name in ("confusion_matrix", "mistakes", "reliability"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 300
-    num_correct = int((LABELS == PREDICTIONS).sum())
-    assert drawn["confusion_matrix"].axes[0].get_title() == f"{num_correct} of 500 correct: {accuracy:.2%}"
 
 
 def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
