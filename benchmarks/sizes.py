@@ -15,7 +15,6 @@ READING_PATH = (
     "models/cnn.py",
     "models/metrics.py",
     "training/history.py",
-    "training/saving.py",
     "commands/fit.py",
 )
 """From data to a trained and tested model, in reading order."""

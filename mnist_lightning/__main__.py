@@ -6,24 +6,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from mnist_lightning.errors import UserError, did_you_mean, one_line
 
-COMMANDS = {
-    "fit": "train a classifier",
-    "validate": "score a checkpoint on the validation images",
-    "test": "score a checkpoint on the test images and write a report",
-    "predict": "write predictions for the test images, or for your own images, to a CSV file",
-    "tune": "search hyperparameters, on one machine or many",
-    "export": "write a checkpoint as a verified ONNX file",
-    "serve": "serve a page to draw on and a JSON API",
-}
-"""Each is a function in `mnist_lightning.commands` that takes its flags."""
+COMMANDS = ("fit", "validate", "test", "predict", "tune", "export", "serve")
+"""Each is a function in `mnist_lightning.commands` that takes its flags, and has a page that begins with a summary."""
 MODULES = {"validate": "evaluation", "test": "evaluation"}  # the other modules are named after their command
+PAGES = {name: Path(__file__).parent / "commands" / "help_pages" / f"{name}.txt" for name in COMMANDS}
 
 HELP = f"""usage: python -m mnist_lightning COMMAND [FLAGS]
 
-{chr(10).join(f"  {name:<9} {text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<9} {page.read_text(encoding='utf-8').splitlines()[0]}" for name, page in PAGES.items())}
 
 COMMAND --help explains a command; --version prints the version.
 To start: python -m mnist_lightning fit
@@ -31,14 +25,7 @@ To start: python -m mnist_lightning fit
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs a command.
-
-    Args:
-        args: The command and its flags; default: those in `sys.argv`.
-
-    Raises:
-        SystemExit: Status 2 and one line for bad input; 130 or 143 after Ctrl-C or SIGTERM.
-    """
+    """Runs a command, by default that of `sys.argv`; exits with status 2 for bad input, 130 or 143 after a signal."""
     command, *flags = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
         print(HELP, end="")

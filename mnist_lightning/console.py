@@ -6,13 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-console = Console()
+console = Console(highlight=False)
 """Quiet in every process of a run except the first."""
-
-
-def echo(text: str) -> None:
-    """Prints a line without interpreting markup."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)  # a path may look like markup
+echo = console.out
+"""Prints a line as it is: a path may look like markup."""
 
 
 def program() -> list[str]:

@@ -12,21 +12,17 @@ import yaml
 from mnist_lightning.errors import UserError, one_line
 
 
-class UnwritableError(UserError):
-    """A file can't be written."""
-
-
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a file next to its target, flushes it to the disk, and renames it; text is encoded as UTF-8.
 
-    Missing folders are created. A symbolic link is followed; a device or pipe is written to. An UnwritableError leaves
-    an existing file unchanged.
+    Missing folders are created. A symbolic link is followed; a device or pipe is written to. A UserError leaves an
+    existing file unchanged.
     """
     try:
         _write(path.resolve(), content.encode() if isinstance(content, str) else content)
     except OSError as error:
         advice = "free some space" if error.errno == errno.ENOSPC else "choose another location"
-        raise UnwritableError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
+        raise UserError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import UnwritableError, read_yaml, remove_temporary_files, write_atomically
+from mnist_lightning.files import read_yaml, remove_temporary_files, write_atomically
 
 
 def test_text_and_bytes_are_written_to_a_new_folder(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_failed_write_keeps_the_previous_file_and_nothing_else(tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(UnwritableError) as error:
+    with pytest.raises(UserError) as error:
         write_atomically(path, "next")
     assert str(error.value) == f"{path} can't be written (No space left on device); free some space"
     assert path.read_text() == "previous"
@@ -66,7 +66,7 @@ def test_pipe_is_written_to(tmp_path: Path) -> None:
 
 
 def test_folder_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(UnwritableError) as error:
+    with pytest.raises(UserError) as error:
         write_atomically(tmp_path, "text")
     assert str(error.value) == f"{tmp_path} can't be written (Is a directory); choose another location"
 

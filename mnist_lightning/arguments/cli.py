@@ -25,40 +25,33 @@ from mnist_lightning.arguments import settings, weights
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.sources import SOURCES
 from mnist_lightning.errors import UserError, did_you_mean, one_line
-from mnist_lightning.files import UnwritableError, write_atomically
+from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier, Ensemble
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs import checkpoints, folders
 from mnist_lightning.runs.checkpoints import class_path
 from mnist_lightning.training import tensorboard
-from mnist_lightning.training.history import TrainingHistory
+from mnist_lightning.training.history import RunCheckpoints, TrainingHistory
 from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
-from mnist_lightning.training.saving import RunCheckpoints
 
 
 class CLI(LightningCLI):
     """Parses the flags of a command, and builds its model, data module and trainer, or raises a UserError.
 
     Flags override configs, those the checkpoint's options, and those the defaults in the signatures.
-
-    Attributes:
-        checkpoint: The checkpoint that the command uses or resumes; None for a new `fit` or an ensemble.
-        origin: The checkpoint whose weights a `fit` starts from.
-        has_new_head: Whether its last layer is not used, because the classes are others.
-        history: The history of a `fit`.
     """
 
-    checkpoint: checkpoints.Checkpoint | None = None
-    origin: checkpoints.Checkpoint | None = None
-    has_new_head = False
+    checkpoint: checkpoints.Checkpoint | None = None  # used or resumed; None for a new `fit` or an ensemble
+    origin: checkpoints.Checkpoint | None = None  # whose weights a `fit` starts from
+    has_new_head = False  # whether its last layer is not used, because the classes are others
 
     def __init__(
         self,
         command: str,
         flags: Sequence[str],
         callbacks: Sequence[Callback] = (),
-        add_flags: Callable[[LightningArgumentParser], None] = lambda parser: None,
+        add_flags: Callable[[LightningArgumentParser], object] = lambda parser: None,
     ) -> None:
         self.command, self.callbacks, self.add_flags = command, callbacks, add_flags
         self.history = TrainingHistory()
@@ -199,7 +192,7 @@ class CLI(LightningCLI):
                 details |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
                 details["flushes_denormals"] = self.flushes_denormals
                 folders.record_environment(run_dir, **details)
-            except UnwritableError:
+            except UserError:
                 if not is_resumed:
                     shutil.rmtree(run_dir, ignore_errors=True)
                 raise

@@ -1,6 +1,7 @@
 """The commands `validate` and `test`, and what they share with `predict`: a pass over a split's images."""
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -29,16 +30,6 @@ def run(cli: CLI, predictions: Predictions, num_expected: int) -> bool:
     return bool(cli.trainer.is_global_zero) and num_images == num_expected
 
 
-def validate(flags: Sequence[str]) -> None:
-    """Scores a checkpoint on the validation images, with a report."""
-    _score("validate", "val", flags)
-
-
-def test(flags: Sequence[str]) -> None:
-    """Scores a checkpoint on the test images, with a report."""
-    _score("test", "test", flags)
-
-
 def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     predictions = Predictions()
     cli = CLI(command, flags, [predictions])
@@ -61,18 +52,22 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     images = data.test_images if stage == "test" else data.train_images[data.val_indices]
     suspected = SUSPECTED_LABEL_ERRORS if (data.dataset, stage) == ("MNIST", "test") else ()
     labels, probabilities, run_dir = predictions.labels, predictions.probabilities, cli.find_or_make_run_dir()
-    reports.write_report(run_dir / stage, images, labels, probabilities, data.class_names, details, suspected)
+    folder, names = run_dir / stage, data.class_names
+    metrics = reports.write_report(folder, images, labels, probabilities, names, details, suspected)
     if stage == "test":
         logger, step = tensorboard.make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
-        for path in (run_dir / stage).glob("*.png"):
+        for path in folder.glob("*.png"):
             pixels = np.asarray(Image.open(path).convert("RGB"))
             logger.experiment.add_image(f"test/{path.stem}", pixels, step, dataformats="HWC")
         logger.finalize("success")
-    echo((run_dir / stage / "classification_report.txt").read_text())
-    echo(f"report      {run_dir / stage}")
-    confusion = reports.confusion_matrix(labels, probabilities.argmax(1), len(data.class_names))
-    echo(f"mistakes    {reports.frequent_mistakes(confusion, data.class_names) or 'none'}")
-    low, high = reports.accuracy_interval(int(confusion.trace()), num_images)
+    echo((folder / "classification_report.txt").read_text())
+    echo(f"report      {folder}")
+    echo(f"mistakes    {metrics['frequent_mistakes']}")
+    low, high = metrics["accuracy_95_percent_interval"]
     interval = f"95% interval {low:.2%} to {high:.2%}"
     echo(f"{stage:<11} accuracy {accuracy:.2%} ({interval}), loss {loss:.4f}, {num_images:,} images of {data.dataset}")
+
+
+validate = partial(_score, "validate", "val")
+test = partial(_score, "test", "test")

@@ -5,22 +5,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lightning.pytorch.cli import LightningArgumentParser
-
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import command_line, echo
 from mnist_lightning.errors import needs_extra
-
-
-def _add_flags(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--output", type=str, default="model.onnx")
 
 
 def export(flags: Sequence[str]) -> None:
     """Writes a checkpoint as one ONNX file, after verifying that it predicts the same."""
     with needs_extra("export"):
         from mnist_lightning.serving.onnx_file import export_onnx
-    cli = CLI("export", flags, add_flags=_add_flags)
+    cli = CLI("export", flags, add_flags=lambda parser: parser.add_argument("--output", type=str, default="model.onnx"))
     data, path = cli.datamodule, Path(cli.config.output)
     data.setup("test")
     details = {

@@ -24,12 +24,9 @@ def all_flags() -> str:
     from mnist_lightning.data.module import MNISTDataModule
     from mnist_lightning.models.ensemble import known_classes
 
-    models = [
-        (f"--model {model.__name__}", model, "model.init_args", flags.LINKED) for model in known_classes().values()
-    ]
     pages = []
     for title, documented, key, skip in (
-        *models,
+        *((f"--model {model.__name__}", model, "model.init_args", flags.LINKED) for model in known_classes().values()),
         ("data", MNISTDataModule, "data", ("seed",)),
         ("trainer", Trainer, "trainer", settings.UNSUPPORTED),
     ):

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -68,22 +69,17 @@ def _sheet_path(path: Path) -> Path:
 
 def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
     """Reads images, or finds the digits in them, several at a time; reports and skips those that can't be read."""
-
-    def find(path: Path) -> list[Digit] | Exception:
-        try:
-            return inputs.read(path, many)
-        except (UserError, OSError) as error:
-            return error
-
     found: Digits = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy does most of the work, and releases the GIL
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ExitStack() as stack:  # numpy releases the GIL
+        stack.callback(pool.shutdown, cancel_futures=True)  # after Ctrl-C
+        pending = [(path, pool.submit(inputs.read, path, many)) for path in files]
         is_hidden = console.quiet or not console.is_terminal
-        progress = track(files, "reading", console=console, transient=True, disable=is_hidden)
-        for path, result in zip(progress, pool.map(find, files), strict=True):
-            if isinstance(result, list):
-                found += [(path, digit) for digit in result]
-            elif not console.quiet:
-                print(f"unreadable: {result}", file=sys.stderr)
+        for path, digits in track(pending, "reading", console=console, transient=True, disable=is_hidden):
+            try:
+                found += [(path, digit) for digit in digits.result()]
+            except (UserError, OSError) as error:
+                if not console.quiet:
+                    print(f"unreadable: {error}", file=sys.stderr)
     if not found:
         echo(f"unreadable  {len(files):,} of {len(files):,} images; nothing was written")
         raise SystemExit(3)

@@ -31,18 +31,10 @@ def tune(flags: Sequence[str]) -> None:
     cli.datamodule.setup("fit")  # missing data is reported before the first trial
     if not args.storage:
         folder.mkdir(parents=True, exist_ok=True)
-    Search(
-        storage=open_storage(args.storage or f"sqlite:///{folder / 'study.db'}", args.grace_s),
-        name=name,
-        flags=fit_flags,
-        model=model,
-        space=space,
-        num_trials=args.trials,
-        num_epochs=args.epochs or max(1, (cli.trainer.max_epochs or 1) // 3),
-        num_finalists=args.finalists,
-        num_seeds=args.seeds,
-        folder=folder,
-    ).run(args.timeout_s)
+    storage = open_storage(args.storage or f"sqlite:///{folder / 'study.db'}", args.grace_s)
+    num_epochs = args.epochs or max(1, (cli.trainer.max_epochs or 1) // 3)
+    sizes = {"num_trials": args.trials, "num_finalists": args.finalists, "num_seeds": args.seeds}
+    Search(storage, name, fit_flags, model, space, num_epochs=num_epochs, folder=folder, **sizes).run(args.timeout_s)
 
 
 def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

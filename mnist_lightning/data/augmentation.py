@@ -42,9 +42,6 @@ class Augmentation:
         erasing: Longest side of a rectangle of random brightness that covers part of the image, in pixels.
         light_share: Fraction of the images that background, contrast, inversion, noise and erasing apply to.
 
-    Raises:
-        UserError: A limit is out of its range.
-
     Source: Simard et al. 2003 (ICDAR) for elastic distortions; Zhong et al. 2017 (arXiv:1708.04896) for erasing.
     """
 
@@ -62,7 +59,6 @@ class Augmentation:
     light_share: float = 0.5
 
     def __post_init__(self) -> None:
-        """Checks the limits."""
         check_range("augmentation.elastic_nodes", self.elastic_nodes, self.elastic_nodes > 1, "2 or more")
         for name, value in asdict(self).items():
             limit = LIMITS.get(name, math.inf)

@@ -38,11 +38,7 @@ def load(
 ) -> tuple[Tensor, Tensor]:
     """Reads a split: from the folders `train` and `test`; if there is only one, a tenth of it is for testing.
 
-    Returns:
-        Images `(N, H, W)` or, in color, `(N, H, W, 3)`, and labels `(N,)`; both uint8.
-
-    Raises:
-        UserError: A picture can't be read, or the folders are not those of the classes.
+    Returns images `(N, H, W)` or, in color, `(N, H, W, 3)`, and labels `(N,)`, all uint8, or raises a UserError.
     """
     root, test_dir = _root(data_dir), data_dir / "test"
     has_test_dir = root != data_dir and test_dir.is_dir()

@@ -89,9 +89,6 @@ class MNISTDataModule(LightningDataModule):
     Attributes:
         is_handwriting: Whether digits are found in a picture of your own; otherwise, all of it is resized.
         first_epoch: Where training starts; more than 0 in a resumed run.
-
-    Raises:
-        UserError: An argument is out of its range.
     """
 
     def __init__(
@@ -146,9 +143,8 @@ class MNISTDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             if not hasattr(self, "train_indices"):
                 self.train_images, self.train_labels = self._read("train")
-                self.train_indices, self.val_indices = stratified_split(
-                    self.train_labels, self.validation_fraction, self.split_seed
-                )
+                parts = stratified_split(self.train_labels, self.validation_fraction, self.split_seed)
+                self.train_indices, self.val_indices = parts
         elif not hasattr(self, "test_images"):
             self.test_images, self.test_labels = self._read("test")
 
@@ -166,7 +162,12 @@ class MNISTDataModule(LightningDataModule):
         """Replaces the test images with unlabeled ones, of the same shape and uint8; all labels are 0."""
         self.test_images, self.test_labels = images, torch.zeros(len(images), dtype=torch.uint8)
 
-    def _loader(self, images: Tensor, labels: Tensor, batches: Batches) -> DataLoader[Batch]:
+    def _loader(
+        self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int = 0, seed: int | None = None
+    ) -> DataLoader[Batch]:
+        rank, num_replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = Batches(indices, batch_size or EVALUATION_BATCH_SIZE, seed, rank, num_replicas)
+        batches.set_epoch(self.first_epoch)  # Lightning does so too late for batches that workers load
         return DataLoader(
             TensorDataset(images, labels),  # type: ignore[arg-type]  # the sampler yields whole batches
             batch_size=None,
@@ -176,23 +177,16 @@ class MNISTDataModule(LightningDataModule):
             generator=torch.Generator(),  # otherwise each epoch would draw from the generator that dropout uses
         )
 
-    def _batches(self, indices: Tensor, batch_size: int = 0, seed: int | None = None) -> Batches:
-        rank, num_replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(indices, batch_size or EVALUATION_BATCH_SIZE, seed, rank, num_replicas)
-
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches, shuffled by seed and epoch."""
-        batches = self._batches(self.train_indices, self.batch_size, self.seed)
-        batches.set_epoch(self.first_epoch)  # Lightning does so too late for batches that workers load
-        return self._loader(self.train_images, self.train_labels, batches)
+        return self._loader(self.train_images, self.train_labels, self.train_indices, self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train_images, self.train_labels, self._batches(self.val_indices))
+        return self._loader(self.train_images, self.train_labels, self.val_indices)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Returns the official test images in batches, in their order."""
-        batches = self._batches(torch.arange(len(self.test_labels)))
-        return self._loader(self.test_images, self.test_labels, batches)
+        return self._loader(self.test_images, self.test_labels, torch.arange(len(self.test_labels)))
 
     predict_dataloader = test_dataloader
 

@@ -4,9 +4,11 @@ import contextlib
 import gzip
 import hashlib
 import math
+import re
+import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_lightning.data import downloads, sources
+from mnist_lightning.data import sources
 from mnist_lightning.data.sources import File, Source, Split
-from mnist_lightning.errors import UserError
+from mnist_lightning.errors import UserError, one_line
 
 IDX_DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
+REPEATED = r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$"  # what surrounds the reason in urllib3's errors
+TIMEOUT_S = 30  # seconds without a byte after which a mirror is abandoned
 
 
 def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     """Reads one split from verified files in torchvision's folders; what is missing or damaged is downloaded.
 
-    Returns:
-        Images `(N, 28, 28)` uint8 and labels `(N,)` uint8.
-
-    Raises:
-        UserError: The dataset is unknown, a file has no valid copy, or the files don't belong together.
+    Returns images `(N, 28, 28)` and labels `(N,)`, both uint8, or raises a UserError.
     """
     source = sources.find_source(dataset)
     raw_dir = data_dir / source.folder / "raw"
     files = source.files[split]
     contents = [_read(source, file, raw_dir) for file in files]
     if missing := [file for file, content in zip(files, contents, strict=True) if content is None]:
-        downloads.download(source, missing, raw_dir)
+        download(source, missing, raw_dir)
         contents = [_read(source, file, raw_dir) for file in files]
     images, labels = (parse_idx(c or b"", raw_dir / file.name) for file, c in zip(files, contents, strict=True))
     if labels.ndim == 2:  # QMNIST stores eight numbers for each image; the first is the class
@@ -93,3 +93,37 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
             numbers = np.frombuffer(content, dtype, offset=4 + 4 * len(shape)).reshape(shape)
             return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
     raise UserError(f"{path} is not in IDX format, or incomplete; replace it with a valid copy")
+
+
+def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
+    """Downloads compressed files; raises a UserError if no mirror has a valid copy of one of them."""
+    problem = f"no valid copy of {', '.join(file.name for file in files)} in {raw_dir}"
+    has_checksums = all(file.decompressed or not file.compressed for file in files)
+    advice = f"put the files there, {'compressed or not' if has_checksums else 'compressed'}"
+    if not source.mirrors:
+        raise UserError(f"{problem}; {advice}")
+    wanted = [(f"{file.name}.gz", file.compressed) for file in files]
+    try:
+        for name, checksum in [source.archive] if source.archive else wanted:
+            fetch([mirror + name for mirror in source.mirrors], raw_dir / name, checksum)
+    except OSError as error:
+        advice += ", or name another folder with --data.data_dir"
+        raise UserError(f"{problem}, and the download failed ({one_line(error)}); {advice}") from error
+
+
+def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
+    """Downloads a file from the first URL that has it, or raises an OSError with the reason for each."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_S)
+    problems = []
+    for url in urls:
+        try:
+            pooch.retrieve(url, checksum, path.name, path.parent, downloader=downloader)
+            return
+        except OSError as error:  # requests' errors are OSErrors, and some are also ValueErrors
+            problems.append(f"{url}: {re.sub(REPEATED, '', str(error))}")
+        except ValueError:
+            problems.append(f"{url}: checksum mismatch")
+    raise OSError("; ".join(problems))

@@ -8,16 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mnist_lightning.images import reading
 from mnist_lightning.images.ink import border, find_ink
-from mnist_lightning.images.reading import (
-    MAX_PIXELS,
-    BlankImageError,
-    Gray,
-    ImageSource,
-    describe,
-    read_image,
-    read_picture,
-)
+from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageSource
 from mnist_lightning.images.segmentation import merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
@@ -40,17 +33,11 @@ class Digit:
 
 @dataclass(frozen=True)
 class InputFormat:
-    """The images that a model takes.
+    """The images that a model takes."""
 
-    Args:
-        image_size: Height and width, in pixels.
-        channels: 1 for gray, 3 for color.
-        is_handwriting: Whether digits are found in a picture and centered as in MNIST; otherwise, all of it is resized.
-    """
-
-    image_size: int = 28
-    channels: int = 1
-    is_handwriting: bool = True
+    image_size: int = 28  # height and width, in pixels
+    channels: int = 1  # 1 for gray, 3 for color
+    is_handwriting: bool = True  # whether digits are found in a picture and centered as in MNIST; else all is resized
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,20 +48,13 @@ class InputFormat:
         """Returns the digits in a picture, or the whole picture; raises what `find_digits` raises."""
         if self.is_handwriting:
             return find_digits(source, many, max_pixels)
-        picture = read_picture(source, self.image_size, self.channels, max_pixels)
+        picture = reading.read_picture(source, self.image_size, self.channels, max_pixels)
         return [Digit(picture, 0, 0, self.image_size, self.image_size)]
 
 
 def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
-    """Returns the digits in an image: one, or many in lines, in reading order.
-
-    The image is a file, its content, or an image that Pillow has opened.
-
-    Raises:
-        ImageError: The image can't be used, or is blank.
-        OSError: The file can't be read.
-    """
-    image = read_image(source, max_pixels)
+    """Returns the digits in an image: one, or many in lines, in reading order; or raises an ImageError or OSError."""
+    image = reading.read_image(source, max_pixels)
     if is_mnist(image):
         return [Digit((image * 255).round().astype(np.uint8), 0, 0, 28, 28)]
     longer = max(image.shape)
@@ -86,7 +66,7 @@ def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_P
         ink = find_ink(_resize(image, width, height))
         lines = split(ink) if many else [[merge(ink)]]
     except BlankImageError as error:
-        raise BlankImageError(f"{describe(source)} is blank: {error}") from error
+        raise BlankImageError(f"{reading.describe(source)} is blank: {error}") from error
     digits = []
     for line, pieces in enumerate(lines):
         for (rows, columns), mask in pieces:
@@ -133,9 +113,7 @@ def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
     scale = 20 / max(height, width)
     small = _resize(_thicken(ink), max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.clip(small / small.max(), 0, 1)
-    top, left = (
-        min(max(int(15 - place), 0), 28 - side) for place, side in zip(_center(small), small.shape, strict=True)
-    )
+    top, left = np.clip(15 - np.array(_center(small)), 0, 28 - np.array(small.shape)).astype(int)
     image = np.zeros((28, 28), np.uint8)
     image[top : top + small.shape[0], left : left + small.shape[1]] = (small * 255).round()
     return image

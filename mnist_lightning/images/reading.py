@@ -67,25 +67,24 @@ def is_picture(path: str | Path) -> bool:
 
 def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Gray:
     """Returns the brightness of an image, upright, with transparency as white; raises what `open_image` raises."""
-    return _brightness(open_image(source, max_pixels))
+    image = open_image(source, max_pixels)
+    if image.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+        return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
+    return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
 
 
 def read_picture(source: ImageSource, size: int, channels: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Returns the central square of an image, resized: `(size, size)` uint8, or `(size, size, 3)` with 3 channels."""
     image = open_image(source, max_pixels)
     if image.mode.startswith(("I", "F")):
-        image = Image.fromarray((_brightness(image) * 255).round().astype(np.uint8))
+        image = Image.fromarray((read_image(image) * 255).round().astype(np.uint8))
     fitted = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size), Image.Resampling.BILINEAR)
     return np.asarray(fitted)
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes an image, upright, and shows transparency as white.
-
-    Raises:
-        ImageError: It can't be used, or has more than `max_pixels`, and is not decoded.
-        OSError: The file can't be read.
-    """
+    """Decodes an image, upright, with transparency as white, or raises an ImageError, or an OSError for its file."""
     if isinstance(source, Image.Image):
         return _flatten(source)
     name = describe(source)
@@ -122,10 +121,3 @@ def _flatten(image: Image.Image) -> Image.Image:
     if is_opaque or not upright.has_transparency_data:
         return upright
     return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-
-
-def _brightness(image: Image.Image) -> Gray:
-    if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
-        return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
-    return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)

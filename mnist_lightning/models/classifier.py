@@ -42,20 +42,11 @@ class Classifier(LightningModule):
         weight_decay: AdamW's, for weights but not for biases and BatchNorm.
         label_smoothing: Fraction of each training target that is spread over all classes.
         freeze: Whether only the last layer is trained; the network stays in evaluation mode.
-
-    Attributes:
-        network: Returns logits `(N, C)` for normalized images, `(N, 1, 28, 28)` float32 unless the data are others.
-        inputs: The images that the model takes.
-        temperature: Scalar float32 that logits are divided by to be calibrated; each validation in `fit` sets it.
-        confusion: `(C, C)` int64 of the last validation, rows are labels, columns are predictions.
-
-    Raises:
-        UserError: An argument is out of its range.
     """
 
-    network: nn.Module
-    temperature: Tensor
-    confusion: Tensor
+    network: nn.Module  # returns logits `(N, C)` for normalized images `(N, C, H, W)` float32
+    temperature: Tensor  # scalar float32 that logits are divided by to be calibrated; each validation in `fit` sets it
+    confusion: Tensor  # (C, C) int64 of the last validation, rows are labels, columns are predictions
 
     def __init__(
         self,
@@ -98,7 +89,6 @@ class Classifier(LightningModule):
         return logits / self.temperature
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch."""
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -62,10 +62,6 @@ class EdgeConv2d(nn.Conv2d):
 
     Kernels have zero mean, so uniform paper of any brightness gives 0; the absolute value makes dark ink on light paper
     the same as light ink on dark paper, at each pixel.
-
-    Args:
-        out_channels: Output channels.
-        in_channels: Input channels.
     """
 
     def __init__(self, out_channels: int, in_channels: int = 1) -> None:

@@ -50,12 +50,9 @@ class Ensemble(Classifier):
         self.ckpt_paths = [folders.find_checkpoint(path) for path in ckpt_paths]
         members = [rebuild(checkpoints.read(path)) for path in self.ckpt_paths]
         for path, member in zip(self.ckpt_paths, members, strict=True):
-            theirs, ours = (
-                {"class_names": model.class_names, "mean": model.hparams["mean"], "std": model.hparams["std"]}
-                for model in (member, self)
-            )
+            theirs, ours = ((m.class_names, m.hparams["mean"], m.hparams["std"]) for m in (member, self))
             if theirs != ours:
-                problem = f"checkpoint {path} was trained on data with {theirs}, but this data has {ours}"
+                problem = f"checkpoint {path} learned classes, mean and std {theirs}, but this data has {ours}"
                 raise UserError(f"{problem}; use the same data")
         self.members, self.network = members, nn.ModuleList(members)
 

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mnist_lightning.files import write_atomically
 from mnist_lightning.reporting import figures
@@ -46,12 +47,6 @@ def classification_report(confusion: Tensor, class_names: Sequence[str]) -> str:
     return "\n".join([header, *rows[:-2], middle, *rows[-2:], ""])
 
 
-def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Returns counts `(C, C)` int64 for labels and predictions `(N,)`: rows are labels, columns are predictions."""
-    cells = labels.long() * num_classes + predictions
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
-
-
 def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistakes: int = 3) -> str:
     """Returns the most frequent mistakes with their counts, such as `4 as 9: 5, 7 as 2: 3`."""
     wrong = confusion.clone().fill_diagonal_(0)
@@ -75,14 +70,14 @@ def write_report(
     class_names: Sequence[str],
     details: Mapping[str, Any],
     suspected: Collection[int] = (),
-) -> None:
-    """Writes metrics, a classification report, a confusion matrix, and figures.
+) -> dict[str, Any]:
+    """Writes metrics, which are returned, a classification report, a confusion matrix, and figures.
 
     `details` are extra entries of `metrics.json`, `suspected` the indices of labels that may be wrong.
     """
     confidences, predictions = probabilities.max(1)
     is_correct = predictions == labels
-    confusion = confusion_matrix(labels, predictions, len(class_names))
+    confusion = multiclass_confusion_matrix(predictions, labels, len(class_names))
     scores = class_scores(confusion, class_names)
     num_correct = int(is_correct.sum())
     metrics = {
@@ -91,21 +86,20 @@ def write_report(
         "macro_f1": scores["macro avg"]["f1-score"],
         "expected_calibration_error": figures.expected_calibration_error(confidences, is_correct),
         "num_images": len(labels),
+        "frequent_mistakes": frequent_mistakes(confusion, class_names) or "none",
         **details,
     }
     title = f"{num_correct:,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
-    drawn: dict[str, Figure | Image.Image] = {
-        "confusion_matrix": figures.confusion_image(confusion, class_names, title),
-        "reliability": figures.reliability_figure(confidences, is_correct),
-        "mistakes": figures.mistakes_figure(images, labels, probabilities, class_names, suspected),
-    }
     for name, content in (("metrics", metrics), ("classification_report", scores)):
         write_atomically(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
     write_atomically(folder / "classification_report.txt", classification_report(confusion, class_names))
     rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
-    write_csv(folder / "confusion_matrix.csv", [["label", *class_names], *rows])
-    for name, figure in drawn.items():
-        write_figure(folder / f"{name}.png", figure)
+    write_atomically(folder / "confusion_matrix.csv", as_csv([["label", *class_names], *rows]))
+    write_figure(folder / "confusion_matrix.png", figures.confusion_image(confusion, class_names, title))
+    write_figure(folder / "reliability.png", figures.reliability_figure(confidences, is_correct))
+    mistakes = figures.mistakes_figure(images, labels, probabilities, class_names, suspected)
+    write_figure(folder / "mistakes.png", mistakes)
+    return metrics
 
 
 def write_predictions(
@@ -144,11 +138,6 @@ def as_csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    """Writes rows as comma-separated values."""
-    write_atomically(path, as_csv(rows))
 
 
 def write_figure(path: Path, figure: Figure | Image.Image) -> None:

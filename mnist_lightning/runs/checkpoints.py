@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import UnwritableError, write_atomically
+from mnist_lightning.files import write_atomically
 from mnist_lightning.runs.folders import TRAIN_ONE
 
 
@@ -51,11 +51,7 @@ def class_path(model_class: type) -> str:
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint of this package, without running any code in it.
-
-    Raises:
-        UserError: The file is damaged, needs code to load, or was not written by this package.
-    """
+    """Reads a checkpoint of this package without running any code in it, or raises a UserError."""
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch writes checksums but does not verify them
@@ -90,11 +86,11 @@ class DurableIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        """Writes a checkpoint, or raises an UnwritableError and keeps the previous one."""
+        """Writes a checkpoint, or raises a UserError and keeps the previous one."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
             with buffer.getbuffer() as content:  # Python 3.13 complains about a view that outlives its buffer
                 write_atomically(Path(path), content)
-        except UnwritableError as error:
-            raise UnwritableError(f"checkpoint {error}; any earlier one is intact") from error
+        except UserError as error:
+            raise UserError(f"checkpoint {error}; any earlier one is intact") from error

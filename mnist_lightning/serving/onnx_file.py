@@ -27,20 +27,15 @@ class Deployed(nn.Module):
         self.model = model.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns probabilities `(N, C)` float32 for images as the model's `inputs` says, uint8."""
         return self.model.probabilities(images)
 
 
 def export_onnx(
     model: Classifier, path: Path, images: Tensor, labels: Tensor, details: Mapping[str, str]
 ) -> tuple[float, float]:
-    """Writes a classifier as one ONNX file, if the file predicts the same for images.
+    """Writes a classifier as one ONNX file, or raises a UserError if the file predicts otherwise for images.
 
-    Returns:
-        The largest difference in a probability, and the accuracy of both.
-
-    Raises:
-        UserError: The predictions differ, or the file can't be written; then nothing is written.
+    Returns the largest difference in a probability, and the accuracy of both.
     """
     deployed = Deployed(model)
     with torch.inference_mode():

@@ -14,13 +14,7 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 class ExportedClassifier:
-    """A classifier from an ONNX file written by `export`, or from its content; raises a UserError for other files.
-
-    Attributes:
-        metadata: What `export` recorded about the model: dataset, checkpoint's hash, accuracy, versions.
-        class_names: In the order of the probabilities.
-        inputs: The images that it takes.
-    """
+    """A classifier from an ONNX file written by `export`, or from its content; raises a UserError for other files."""
 
     def __init__(self, source: Path | bytes, num_threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
@@ -30,8 +24,8 @@ class ExportedClassifier:
         try:
             content = source.read_bytes() if isinstance(source, Path) else source
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-            self.class_names: list[str] = json.loads(self.metadata["class_names"])
+            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)  # from `export`
+            self.class_names: list[str] = json.loads(self.metadata["class_names"])  # in the order of the probabilities
             _, size, *_, channels = [*self.session.get_inputs()[0].shape, 1][:4]
             is_handwriting = self.metadata.get("is_handwriting", "True") == "True"
             self.inputs = InputFormat(size, channels, is_handwriting)

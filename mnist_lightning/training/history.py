@@ -1,4 +1,4 @@
-"""The history of a training run: each epoch's scores, in `metrics.csv`, in the loggers and in figures."""
+"""The history of a training run: each epoch's scores, in `metrics.csv`, loggers and figures; and its checkpoints."""
 
 import time
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from mnist_lightning.console import echo
+from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier
 from mnist_lightning.reporting import figures, reports
 from mnist_lightning.training import divergence, tensorboard
@@ -70,7 +72,7 @@ class TrainingHistory(Callback):
         self.rows.append(row)
         if self.run_dir:
             rows = [[row.get(column, "") for column in COLUMNS] for row in self.rows]
-            reports.write_csv(self.run_dir / "metrics.csv", [COLUMNS, *rows])
+            write_atomically(self.run_dir / "metrics.csv", reports.as_csv([COLUMNS, *rows]))
         for logger in tensorboard.loggers(trainer):
             logger.experiment.flush()
         now = time.perf_counter()
@@ -107,3 +109,21 @@ class TrainingHistory(Callback):
     def _draw_curves(self) -> None:
         if self.run_dir and self.rows:
             reports.write_figure(self.run_dir / "figures" / "curves.png", figures.curves_figure(self.rows, self.best))
+
+
+class RunCheckpoints(Checkpoint):
+    """Saves `last.ckpt` after each epoch, and the same as `best.ckpt` if the history says that it is the best so far.
+
+    `best.ckpt` comes first: if the run is killed in between, the resumed run repeats the epoch, and writes it again.
+    """
+
+    def __init__(self, history: TrainingHistory) -> None:
+        self.history = history
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = (self.history.run_dir or Path()) / "checkpoints"  # only the first process has a folder, and writes
+        best, last = folder / "best.ckpt", folder / "last.ckpt"
+        is_best = self.history.best is self.history.rows[-1]
+        trainer.save_checkpoint(best if is_best else last)
+        if is_best and trainer.is_global_zero:
+            write_atomically(last, best.read_bytes())

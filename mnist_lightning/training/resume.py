@@ -1,14 +1,12 @@
 """Exact resume: a run that was killed and resumed ends bit-identical to one that was not."""
 
 import json
-import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
+from mnist_lightning.data.splits import make_generator
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
 from mnist_lightning.runs.checkpoints import Checkpoint
@@ -57,10 +55,7 @@ class ExactResume(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seeds the random generators by seed, process and epoch, so that their states need not be saved."""
         keys = (trainer.datamodule.seed, trainer.global_rank, trainer.current_epoch)  # type: ignore[attr-defined]
-        seeds = np.random.SeedSequence(keys).generate_state(3).tolist()
-        torch.manual_seed(seeds[0])
-        np.random.seed(seeds[1])
-        random.seed(seeds[2])
+        seed_everything(make_generator(*keys).initial_seed(), workers=True, verbose=False)
 
 
 def check_unchanged(

@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_lightning.reporting.reports import write_csv
+from mnist_lightning.files import write_atomically
+from mnist_lightning.reporting.reports import as_csv
 
 OUTCOME = ("state", "validation accuracy", "machine", "run", "error")
 
@@ -57,4 +58,4 @@ def _write(path: Path, columns: list[str], rows: list[list[Any]], trials: Sequen
     for row, trial in zip(rows, trials, strict=True):
         row += [trial.state.name.lower(), trial.values[0] if trial.values else ""]
         row += [trial.user_attrs.get(name, "") for name in OUTCOME[2:]]
-    write_csv(path, [[*columns, *OUTCOME], *rows])
+    write_atomically(path, as_csv([[*columns, *OUTCOME], *rows]))

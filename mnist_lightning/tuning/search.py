@@ -81,9 +81,7 @@ class Search:
                         reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
                         raise UserError(f"{reason}; fix that, then use another --study")
                     finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
-                    best = {
-                        f"trial {trial.number}": trial.user_attrs["values"] for trial in found[: self.num_finalists]
-                    }
+                    best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
                     is_done = self._run_finalists(finals, {CONFIG: {}, **best}, end)
             except KeyboardInterrupt:
                 echo("stopped     continue with the same command")
@@ -199,11 +197,10 @@ class Search:
         if not (found := [name for name in scores if name != CONFIG]):
             echo("            no finalist was trained with every seed, so best.yaml was not written")
             return
-        if scores.get(CONFIG, 0) >= scores[found[0]]:
+        name, score = found[0], scores[found[0]]
+        if scores.get(CONFIG, 0) >= score:
             echo("            no trial is better than the config; best.yaml is the best trial")
-        cli = CLI("fit", [*self.flags, *as_flags(values[found[0]])])
-        origin = (
-            f"# {found[0].capitalize()} of the search {self.name}: mean validation accuracy {scores[found[0]]:.2%}."
-        )
+        cli = CLI("fit", [*self.flags, *as_flags(values[name])])
+        origin = f"# {name.capitalize()} of the search {self.name}: mean validation accuracy {score:.2%}."
         write_atomically(self.folder / "best.yaml", f"{origin}\n{cli.parser.dump(cli.config, skip_default=True)}")
         echo(f"next        {command_line('fit', '--config', self.folder / 'best.yaml')}")

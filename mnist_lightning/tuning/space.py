@@ -37,7 +37,6 @@ class Parameter:
         return self.options.get("choices") or [self.options["low"], self.options["high"]]
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """Returns a trial's value."""
         if choices := self.options.get("choices"):
             if all(isinstance(value, int | float) for value in choices):
                 return trial.suggest_categorical(self.name, choices)

@@ -23,7 +23,6 @@ class Storage(RDBStorage):
             super().record_heartbeat(trial_id)
 
     def close(self) -> None:
-        """Closes all connections to the database."""
         self.remove_session()
         self.engine.dispose()
 

@@ -63,6 +63,7 @@ def test_all_files_are_written(tmp_path: Path) -> None:
         "macro_f1": pytest.approx(metrics.f1_score(LABELS, PREDICTIONS, average="macro")),
         "expected_calibration_error": pytest.approx(abs(accuracy - 0.8), abs=1e-6),
         "num_images": 500,
+        "frequent_mistakes": "cat as dog: 22, eel as cat: 22, dog as eel: 17",
         "dataset": "Pets",
     }
     with (tmp_path / "confusion_matrix.csv").open(newline="") as stream:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import UnwritableError
 from mnist_lightning.runs import checkpoints
 from mnist_lightning.runs.checkpoints import DurableIO
 from mnist_lightning.runs.folders import PRETRAINED, TRAIN_ONE
@@ -101,7 +100,7 @@ def test_previous_checkpoint_stays_when_the_next_one_cannot_be_written(
     path = tmp_path / "last.ckpt"
     DurableIO().save_checkpoint({"epoch": 1}, path)
     monkeypatch.setattr("os.fsync", MagicMock(side_effect=OSError(28, "No space left on device")))
-    with pytest.raises(UnwritableError) as error:
+    with pytest.raises(UserError) as error:
         DurableIO().save_checkpoint({"epoch": 2}, path)
     assert str(error.value) == (
         f"checkpoint {path} can't be written (No space left on device); free some space; any earlier one is intact"
