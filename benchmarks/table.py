@@ -31,11 +31,11 @@ def speeds() -> list[tuple[str, str, str]]:
             continue  # in the file only
         what = f"{row['model']}, one epoch with batch size {row['batch size']}, compared with a plain PyTorch loop"
         found.append((what, f"{row['package / plain']['median']:.2f}", f"{row['package s']['median']:.1f}"))
-        if "process s" in row:
-            what = "each further epoch of the whole process, compared with the same"
-            found.append((what, f"{row['process / plain']['median']:.2f}", f"{row['process s']['median']:.1f}"))
         what = "the same in standard Lightning code (`DataLoader`, transforms, `self.log`), compared with this package"
         found.append((what, f"{row['standard / package']['median']:.1f}", f"{row['standard s']['median']:.1f}"))
+        if "process s" in row:
+            what = "MLP, each further epoch of the whole `fit` process, compared with that loop"
+            found.append((what, f"{row['process / plain']['median']:.2f}", f"{row['process s']['median']:.1f}"))
     fast = read("time_to_99")["rows"][-1]
     seconds = fast["whole process s"]["median"] - fast["training s"]["median"]
     ratio = f"{fast['outside training / import']['median']:.2f}"
@@ -142,6 +142,22 @@ def tuned_table() -> str:
     return as_markdown(["search", "config", "`best.yaml`", "difference, percentage points", "seeds"], lines)
 
 
+def bfloat16_table() -> str:
+    """Returns training in bfloat16, compared with full precision, as Markdown: five seeds each."""
+    folder, lines = RESULTS_DIR / "bfloat16", []
+    for name in ("cnn", "mlp"):
+        difference = accuracy.compare(folder, f"{name}_bf16", name)
+        for precision, runs in (("32-true", name), ("bf16-mixed", f"{name}_bf16")):
+            found = [json.loads((folder / f"{runs}-{seed}.json").read_text()) for seed in range(5)]
+            seconds = statistics.median(run["training s, machine shared"] for run in found)
+            scores = [accuracy.describe([run["val accuracy"] for run in found])]
+            scores.append(difference["val accuracy"] if runs != name else "")
+            scores.append(f"{statistics.mean(run['val loss'] for run in found):.4f}")
+            lines.append([name, precision, *scores, f"{seconds:.0f}"])
+    columns = ["config", "precision", "validation accuracy", "difference, percentage points", "loss", "seconds"]
+    return as_markdown(columns, lines)
+
+
 def kills_table() -> str:
     """Returns how killed runs ended as Markdown."""
     columns = ("variant", "kills", "identical", "different", "not resumable")
@@ -156,6 +172,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
         images_table,
         transfer_table,
         speed_table,
+        bfloat16_table,
         search_table,
         finalists_table,
         tuned_table,
