@@ -84,7 +84,7 @@ def read_picture(source: ImageSource, size: int, channels: int, max_pixels: int 
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes an image, upright, with transparency as white, or raises an ImageError, or an OSError for its file."""
+    """Decodes an image, upright, with transparency shown as white, or raises an ImageError or OSError."""
     if isinstance(source, Image.Image):
         return _flatten(source)
     name = describe(source)

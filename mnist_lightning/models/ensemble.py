@@ -52,7 +52,7 @@ class Ensemble(Classifier):
         for path, member in zip(self.ckpt_paths, members, strict=True):
             theirs, ours = ((m.class_names, m.hparams["mean"], m.hparams["std"]) for m in (member, self))
             if theirs != ours:
-                problem = f"checkpoint {path} learned classes, mean and std {theirs}, but this data has {ours}"
+                problem = f"checkpoint {path} has the classes, mean and std {theirs}, but this data has {ours}"
                 raise UserError(f"{problem}; use the same data")
         self.members, self.network = members, nn.ModuleList(members)
 

@@ -24,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 def confusion_image(confusion: Tensor, class_names: Sequence[str], title: str) -> Image.Image:
     """Draws a confusion matrix: counts as text, each row's fractions as color."""
-    # By Pillow, in a tenth of matplotlib's time, because training waits for it after each epoch.
+    # Pillow takes a tenth of matplotlib's time, and training waits for this figure after each epoch.
     counts = confusion.cpu().numpy()
     fractions = counts / counts.sum(1, keepdims=True).clip(1)
     is_small, is_long = len(class_names) <= 12, max(map(len, class_names)) > 2

@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from mnist_lightning.files import write_atomically
 from mnist_lightning.reporting import figures
 
+FIGURES = ("confusion_matrix", "reliability", "mistakes")
 COLUMNS = ("precision", "recall", "f1-score", "support")
 
 

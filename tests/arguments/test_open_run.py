@@ -63,14 +63,15 @@ def test_denormal_numbers_are_flushed_where_that_is_recorded(tiny: Path) -> None
     [
         ({"avx512_bf16": True}, [], "bf16-mixed", "bf16-mixed, which is faster on this processor; --trainer.precision"),
         ({"amx_bf16": True}, ["--trainer.precision", "32-true"], "32-true", ""),
-        ({"avx2": True}, [], None, ""),
+        ({"avx2": True}, [], "32-true", ""),
+        ({"avx512_bf16": True}, ["--trainer.gradient_clip_val", "1"], "32-true", ""),
         ({"avx2": True}, ["--trainer.precision", "bf16-mixed"], "bf16-mixed", "bf16-mixed, which is slow on this"),
     ],
 )
 def test_a_new_run_uses_bfloat16_where_the_processor_is_fast_at_it_and_keeps_it(
     capabilities: dict[str, bool],
     flags: list[str],
-    precision: str | None,
+    precision: str,
     note: str,
     tiny: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -80,6 +81,8 @@ def test_a_new_run_uses_bfloat16_where_the_processor_is_fast_at_it_and_keeps_it(
     main(["fit", *SMALL, *MLP, *flags])
     assert (f"precision   {note}" in capsys.readouterr().out) == bool(note)
     assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["precision"] == precision
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "5"])
+    is_slow = precision == "bf16-mixed"
+    assert ("bf16-mixed, which is slow on this processor; but a resumed" in capsys.readouterr().out) == is_slow
     assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["precision"] == precision

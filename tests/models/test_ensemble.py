@@ -66,5 +66,5 @@ def test_unusable_members_are_reported(run: Path) -> None:
         Ensemble([])
     with pytest.raises(UserError, match=r"^checkpoint no\.ckpt is not a file"):
         Ensemble(["no.ckpt"])
-    with pytest.raises(UserError, match=r"best\.ckpt learned classes, mean and std .*, 0\.2, .*, 0\.5, "):
+    with pytest.raises(UserError, match=r"best\.ckpt has the classes, mean and std .*, 0\.2, .*, 0\.5, "):
         Ensemble([str(BEST)], mean=0.5, std=0.3)
