@@ -172,7 +172,8 @@ def test_error_of_a_worker_is_shown() -> None:
 
 def test_two_machines_train_as_two_processes_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # torchrun leaves a machine's one process all of its cores
-    config_flags = ["--model=MLP", "--trainer.max_epochs=1", "--trainer.strategy=ddp", *QUIET]
+    config_flags = ["--model=MLP", "--trainer.max_epochs=1", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
+    config_flags += QUIET
     subprocess.run([*FIT[:4], *config_flags, "--trainer.devices=2"], check=True, capture_output=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
     place = ["--master_addr=127.0.0.1", "--master_port=29531"]
