@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks import measure
 from benchmarks.accuracy import predict
-from mnist_lightning.data.augmentation import Distortion, distort
+from mnist_lightning.data.augmentation import move
 from mnist_lightning.data.module import MNISTDataModule, scale
 from mnist_lightning.runs import folders
 
@@ -45,7 +45,7 @@ def motion_blur(images: Tensor, generator: Generator) -> Tensor:
     """Blurs along a line of 8 pixels in a random direction."""
     angle = 2 * math.pi * torch.rand(len(images), generator=generator)
     steps = torch.linspace(-4, 4, 17)
-    moved = [_move(images, shift=step * torch.stack([angle.cos(), angle.sin()], 1)) for step in steps]
+    moved = [move(images, shift=step * torch.stack([angle.cos(), angle.sin()], 1)) for step in steps]
     return torch.stack(moved).mean(0)
 
 
@@ -79,23 +79,23 @@ def stripes(images: Tensor, generator: Generator) -> Tensor:
 def scaled(images: Tensor, generator: Generator) -> Tensor:
     """Shrinks width and height to between half and three quarters."""
     factor = 0.5 + 0.25 * torch.rand(len(images), 1, generator=generator)
-    return _move(images, scale=factor.expand(-1, 2))
+    return move(images, scale=factor.expand(-1, 2))
 
 
 def rotated(images: Tensor, generator: Generator) -> Tensor:
     """Rotates by 20 to 35 degrees in either direction."""
     degrees = 20 + 15 * torch.rand(len(images), generator=generator)
-    return _move(images, angle=_sign(images, generator) * degrees.deg2rad())
+    return move(images, angle=_sign(images, generator) * degrees.deg2rad())
 
 
 def sheared(images: Tensor, generator: Generator) -> Tensor:
     """Shears by 0.3 to 0.6 pixels per row, in either direction."""
-    return _move(images, shear=_sign(images, generator) * (0.3 + 0.3 * torch.rand(len(images), generator=generator)))
+    return move(images, shear=_sign(images, generator) * (0.3 + 0.3 * torch.rand(len(images), generator=generator)))
 
 
 def shifted(images: Tensor, generator: Generator) -> Tensor:
     """Shifts by up to 5 pixels along each axis."""
-    return _move(images, shift=10 * torch.rand(len(images), 2, generator=generator) - 5)
+    return move(images, shift=10 * torch.rand(len(images), 2, generator=generator) - 5)
 
 
 def broken_strokes(images: Tensor, generator: Generator) -> Tensor:
@@ -129,18 +129,6 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     *(shot_noise, impulse_noise, blur, motion_blur, fog, brightness, contrast, stripes),
     *(scaled, rotated, sheared, shifted, broken_strokes, line, spatter, edges),
 )
-
-
-def _move(images: Tensor, **changes: Tensor) -> Tensor:
-    count = len(images)
-    identity = Distortion(
-        scale=torch.ones(count, 2),
-        shear=torch.zeros(count),
-        angle=torch.zeros(count),
-        shift=torch.zeros(count, 2),
-        elastic=torch.zeros(count, 2, 2, 2),
-    )
-    return distort(images, identity._replace(**changes))
 
 
 def _sign(images: Tensor, generator: Generator) -> Tensor:

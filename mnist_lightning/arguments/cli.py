@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mnist_lightning import console
@@ -30,8 +29,7 @@ from mnist_lightning.models import Classifier, Ensemble
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs import checkpoints, folders
 from mnist_lightning.runs.checkpoints import class_path
-from mnist_lightning.training import tensorboard
-from mnist_lightning.training.history import RunCheckpoints, TrainingHistory
+from mnist_lightning.training.history import RunCheckpoints, TrainingHistory, make_logger
 from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
 
@@ -197,13 +195,10 @@ class CLI(LightningCLI):
                     shutil.rmtree(run_dir, ignore_errors=True)
                 raise
             self.history.run_dir = run_dir
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                    callback.dirpath = str(run_dir / "checkpoints")
             if self.uses_default_logger:
                 # TensorBoard drops what an interrupted run logged after its checkpoint.
                 purge_step = stored.num_steps if stored and is_resumed else None
-                trainer.loggers = [tensorboard.make_logger(run_dir, purge_step)]
+                trainer.loggers = [make_logger(run_dir, purge_step)]
             yield run_dir
 
 

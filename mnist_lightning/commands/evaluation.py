@@ -11,8 +11,9 @@ from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import echo
 from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
 from mnist_lightning.reporting import reports
-from mnist_lightning.training import interruptions, tensorboard
+from mnist_lightning.training import interruptions
 from mnist_lightning.training.gathering import Predictions
+from mnist_lightning.training.history import make_logger
 
 
 def run(cli: CLI, predictions: Predictions, num_expected: int) -> bool:
@@ -55,7 +56,7 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     folder, names = run_dir / stage, data.class_names
     metrics = reports.write_report(folder, images, labels, probabilities, names, details, suspected)
     if stage == "test":
-        logger, step = tensorboard.make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
+        logger, step = make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
         for name in reports.FIGURES:
             pixels = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))

@@ -73,8 +73,7 @@ def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
     with ThreadPoolExecutor(os.cpu_count()) as pool, ExitStack() as stack:  # numpy releases the GIL
         stack.callback(pool.shutdown, cancel_futures=True)  # after Ctrl-C
         pending = [(path, pool.submit(inputs.read, path, many)) for path in files]
-        is_hidden = console.quiet or not console.is_terminal
-        for path, digits in track(pending, "reading", console=console, transient=True, disable=is_hidden):
+        for path, digits in track(pending, "reading", console=console, transient=True):
             try:
                 found += [(path, digit) for digit in digits.result()]
             except (UserError, OSError) as error:

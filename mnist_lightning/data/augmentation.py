@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from mnist_lightning.errors import check_range
 
-LIMITS = {"rotation": 180, "shear": 80, "scale": 0.9, "background": 1, "contrast": 1, "inversion": 1, "light_share": 1}
+FRACTIONS = ("background", "contrast", "inversion", "light_share", "pen", "outline", "strokes")
+LIMITS = {"rotation": 180, "shear": 80, "scale": 0.9, **dict.fromkeys(FRACTIONS, 1)}
 """Upper limits; the other arguments have none."""
 
 
@@ -40,6 +42,9 @@ class Augmentation:
         inversion: Fraction of the images changed by light that become dark ink on light paper, in [0, 1].
         noise: Largest standard deviation of pixel noise.
         erasing: Longest side of a rectangle of random brightness that covers part of the image, in pixels.
+        pen: Largest change of the stroke width, thicker or thinner, in [0, 1]; 1 is two pixels.
+        outline: Fraction of the images that are reduced to their outline, in [0, 1].
+        strokes: Fraction of the images that a line crosses or interrupts, in [0, 1].
         light_share: Fraction of the images that background, contrast, inversion, noise and erasing apply to.
 
     Source: Simard et al. 2003 (ICDAR) for elastic distortions; Zhong et al. 2017 (arXiv:1708.04896) for erasing.
@@ -57,6 +62,9 @@ class Augmentation:
     noise: float = 0.0
     erasing: float = 0.0
     light_share: float = 0.5
+    pen: float = 0.0
+    outline: float = 0.0
+    strokes: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("augmentation.elastic_nodes", self.elastic_nodes, self.elastic_nodes > 1, "2 or more")
@@ -69,6 +77,8 @@ class Augmentation:
         """Returns distorted images `(N, 1, H, H)` float32 in [0, 1], bright ink; the generator is on their device."""
         if self.rotation or self.shift or self.scale or self.shear or self.elastic:
             images = distort(images, self.draw(len(images), generator))
+        if self.pen or self.outline or self.strokes:
+            images = self._change_pen(images, generator)
         if self.background or self.contrast or self.inversion or self.noise or self.erasing:
             images = self._change_light(images, generator)
         return images
@@ -76,25 +86,35 @@ class Augmentation:
     def draw(self, num_images: int, generator: torch.Generator) -> Distortion:
         """Draws a distortion for each of `num_images` images."""
 
-        def uniform(limit: float, *shape: int) -> Tensor:
-            numbers = torch.rand(num_images, *shape, generator=generator, device=generator.device)
-            return (2 * numbers - 1) * limit
+        def within(limit: float, *shape: int) -> Tensor:
+            return (2 * uniform(generator, num_images, *shape) - 1) * limit
 
         shape = (num_images, 2, self.elastic_nodes, self.elastic_nodes)
         return Distortion(
-            scale=1 + uniform(self.scale, 2),
-            shear=uniform(math.radians(self.shear)).tan(),
-            angle=uniform(math.radians(self.rotation)),
-            shift=uniform(self.shift, 2),
+            scale=1 + within(self.scale, 2),
+            shear=within(math.radians(self.shear)).tan(),
+            angle=within(math.radians(self.rotation)),
+            shift=within(self.shift, 2),
             elastic=self.elastic * torch.randn(shape, generator=generator, device=generator.device),
         )
 
+    def _change_pen(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        num_images, size, rand = len(images), images.shape[-1], partial(uniform, generator, len(images))
+        thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+        change = self.pen * (2 * rand(1, 1, 1) - 1)
+        changed = torch.lerp(images, torch.where(change > 0, thick, thin), change.abs())
+        hollow = F.max_pool2d(thick, 3, 1, 1) - torch.lerp(images, thick, rand(1, 1, 1))
+        changed = torch.where(rand(1, 1, 1) < self.outline, hollow, changed)
+        num_marked = round(self.strokes * num_images)
+        ends = size * rand(2, 1, 2)[:num_marked]
+        points = torch.lerp(ends[:, 0], ends[:, 1], torch.linspace(0, 1, 28, device=images.device).view(-1, 1))
+        line, marked = draw(points, 1 + 1.5 * rand()[:num_marked], size), rand().argsort()[:num_marked]
+        crossed, interrupted = torch.maximum(changed[marked], line), changed[marked] * (1 - line)
+        return changed.index_copy(0, marked, torch.where(rand(1, 1, 1)[:num_marked] < 0.5, crossed, interrupted))
+
     def _change_light(self, images: Tensor, generator: torch.Generator) -> Tensor:
         num_images, _, height, width = images.shape
-
-        def rand(*shape: int) -> Tensor:
-            return torch.rand(num_images, 1, *shape, generator=generator, device=images.device)
-
+        rand = partial(uniform, generator, num_images, 1)
         is_changed = rand(1, 1) < self.light_share
         lights = torch.lerp(rand(1, 1), rand(3, 3), rand(1, 1)) * rand(1, 1)  # even to uneven, dim to bright
         paper = F.interpolate(self.background * lights, (height, width), mode="bilinear", align_corners=True)
@@ -110,6 +130,19 @@ class Augmentation:
         return torch.where(is_changed, changed.clamp(0, 1), images)
 
 
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """Returns random numbers in [0, 1), float32."""
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def draw(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
+    """Draws a pen's path through points `(N, P, 2)`, in pixels, with widths `(N,)`; `(N, 1, H, H)` in [0, 1]."""
+    pixels = torch.arange(size, device=points.device)
+    x, y = (points.unsqueeze(3) - pixels).square().unbind(2)  # (N, P, H)
+    distances = (y.unsqueeze(3) + x.unsqueeze(2)).amin(1).sqrt()
+    return (widths.view(-1, 1, 1) / 2 + 0.5 - distances).clamp(0, 1).unsqueeze(1)
+
+
 def distort(images: Tensor, distortion: Distortion) -> Tensor:
     """Distorts images `(N, 1, H, H)` float32 around their centers; bilinear, and 0 beyond the edges."""
     size = images.shape[-1]
@@ -121,3 +154,11 @@ def distort(images: Tensor, distortion: Distortion) -> Tensor:
     grid = F.affine_grid(torch.cat([inverse, origin], 2), list(images.shape), align_corners=False)
     bend = F.interpolate(distortion.elastic * (2 / size), (size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(images, grid + bend.permute(0, 2, 3, 1), align_corners=False)
+
+
+def move(images: Tensor, **changes: Tensor) -> Tensor:
+    """Applies only the given fields of a `Distortion`."""
+    zeros = images.new_zeros(len(images))
+    pairs, elastic = zeros.new_zeros(len(images), 2), zeros.new_zeros(len(images), 2, 2, 2)
+    nothing = Distortion(pairs + 1, shear=zeros, angle=zeros, shift=pairs, elastic=elastic)
+    return distort(images, nothing._replace(**changes))

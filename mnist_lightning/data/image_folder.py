@@ -75,10 +75,8 @@ def _decode(files: Sequence[Path], inputs: InputFormat) -> Tensor:
         images[index] = read_picture(files[index], inputs.image_size, inputs.channels)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
-        is_hidden = console.quiet or not console.is_terminal
         steps = pool.map(read, range(len(files)))
-        for _ in track(steps, "reading", len(files), console=console, transient=True, disable=is_hidden):
-            pass
+        list(track(steps, "reading", len(files), console=console, transient=True))
     return torch.from_numpy(images)
 
 

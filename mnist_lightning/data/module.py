@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from mnist_lightning.data import image_folder, reading, sources
 from mnist_lightning.data.augmentation import Augmentation
+from mnist_lightning.data.outliers import make_outliers
 from mnist_lightning.data.splits import make_generator, stratified_split
 from mnist_lightning.errors import check_range
 from mnist_lightning.images import InputFormat
@@ -84,12 +86,12 @@ class MNISTDataModule(LightningDataModule):
         channels: 1 for gray, 3 for color, of an ImageFolder.
         class_names: Classes of an ImageFolder, in the order of the labels; by default the names of its folders.
         augmentation: Distortions of the training images; default: none.
+        outliers: Pictures without a digit that are added to a training batch, as a fraction of it; for digits alone.
         seed: Decides the order and the augmentation of the training images; on the command line, `seed_everything`.
-
-    Attributes:
-        is_handwriting: Whether digits are found in a picture of your own; otherwise, all of it is resized.
-        first_epoch: Where training starts; more than 0 in a resumed run.
     """
+
+    is_handwriting = False  # whether digits are found in a picture of your own; otherwise, all of it is resized
+    first_epoch = 0  # where training starts; more than 0 in a resumed run
 
     def __init__(
         self,
@@ -105,15 +107,15 @@ class MNISTDataModule(LightningDataModule):
         channels: Literal[1, 3] = 1,
         class_names: Sequence[str] | None = None,
         augmentation: Augmentation = NO_AUGMENTATION,
+        outliers: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_range("batch_size", batch_size, batch_size > 0, "1 or more, such as 128")
-        check_range("validation_fraction", validation_fraction, 0 < validation_fraction < 1, "between 0 and 1")
         check_range("num_workers", num_workers, num_workers >= 0, "0 or more")
         self.dataset, self.data_dir, self.split_seed = dataset, Path(data_dir), split_seed
         self.batch_size, self.validation_fraction, self.num_workers = batch_size, validation_fraction, num_workers
-        self.augmentation, self.seed, self.first_epoch, self.is_handwriting = augmentation, seed, 0, False
+        self.augmentation, self.outliers, self.seed = augmentation, outliers, seed
         shape = self.image_size, self.channels = image_size, channels
         if dataset == image_folder.NAME:
             check_range("image_size", image_size, image_size >= 8, "8 or more, such as 64")
@@ -140,6 +142,9 @@ class MNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads the images of a stage: the training images for `fit` and `validate`, else the test images."""
+        has_digits = self.is_handwriting and self.class_names == [*string.digits]
+        is_allowed = self.outliers == 0 or (has_digits and 0 < self.outliers < math.inf)
+        check_range("outliers", self.outliers, is_allowed, "0, or for handwritten digits, more than 0, such as 0.25")
         if stage in ("fit", "validate"):
             if not hasattr(self, "train_indices"):
                 self.train_images, self.train_labels = self._read("train")
@@ -193,11 +198,14 @@ class MNISTDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments a training batch and normalizes any batch, on its device.
 
-        Images become `(N, C, H, W)` float32, and labels `(N,)` int64.
+        Images become `(N, C, H, W)` float32, and labels `(N,)` int64. Outliers come last and have no labels.
         """
         images, labels = batch
         pixels = scale(images)
-        if self.trainer and self.trainer.training and self.augmentation != NO_AUGMENTATION:
+        if self.trainer and self.trainer.training and (self.outliers or self.augmentation != NO_AUGMENTATION):
             keys = (self.seed, self.trainer.global_rank, self.trainer.fit_loop.total_batch_idx + 1)
-            pixels = self.augmentation(pixels, make_generator(*keys, device=pixels.device))
+            generator = make_generator(*keys, device=pixels.device)
+            if num_outliers := round(self.outliers * len(labels)):
+                pixels = torch.cat([pixels, make_outliers(pixels, labels, num_outliers, generator)])
+            pixels = self.augmentation(pixels, generator)
         return pixels.sub_(self.mean).div_(self.std), labels.long()

@@ -19,7 +19,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         Indices of the first part, and of the second, which has the given fraction: int64, in ascending order.
     """
     num_images = len(labels)
-    num_chosen = round(num_images * fraction)
+    num_chosen = round(num_images * fraction) if 0 < fraction < 1 else 0
     if not 0 < num_chosen < num_images:
         raise UserError(f"validation_fraction {fraction} of {num_images} images leaves a part empty; try 0.1")
     shuffled = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))

@@ -127,6 +127,21 @@ def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     return figure
 
 
+def risk_coverage_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
+    """Draws how many of the most confident predictions are wrong, against the fraction that is accepted.
+
+    Source: Geifman and El-Yaniv 2017 (arXiv:1705.08500).
+    """
+    is_wrong = ~is_correct[confidences.argsort(descending=True, stable=True)].numpy()
+    accepted = np.arange(1, len(is_wrong) + 1)
+    figure = Figure(figsize=(5, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(100 * accepted / len(is_wrong), 100 * is_wrong.cumsum() / accepted)
+    title = f"all: {is_wrong.mean():.2%} wrong"
+    axes.set(xlabel="accepted, the most confident first, %", ylabel="wrong among them, %", title=title, xlim=(0, 101))
+    return figure
+
+
 def curves_figure(history: Sequence[dict[str, float]], best: dict[str, float] | None = None) -> Figure:
     """Draws loss and accuracy by epoch from the rows of a `TrainingHistory`, and marks the best epoch."""
     figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")

@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from mnist_lightning.files import write_atomically
 from mnist_lightning.reporting import figures
 
-FIGURES = ("confusion_matrix", "reliability", "mistakes")
+FIGURES = ("confusion_matrix", "reliability", "risk_coverage", "mistakes")
 COLUMNS = ("precision", "recall", "f1-score", "support")
 
 
@@ -98,6 +98,7 @@ def write_report(
     write_atomically(folder / "confusion_matrix.csv", as_csv([["label", *class_names], *rows]))
     write_figure(folder / "confusion_matrix.png", figures.confusion_image(confusion, class_names, title))
     write_figure(folder / "reliability.png", figures.reliability_figure(confidences, is_correct))
+    write_figure(folder / "risk_coverage.png", figures.risk_coverage_figure(confidences, is_correct))
     mistakes = figures.mistakes_figure(images, labels, probabilities, class_names, suspected)
     write_figure(folder / "mistakes.png", mistakes)
     return metrics

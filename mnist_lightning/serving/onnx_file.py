@@ -75,8 +75,6 @@ def _to_onnx(deployed: Deployed, metadata: Mapping[str, str]) -> bytes:
         )
     assert program is not None
     proto = program.model_proto
-    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-        raise UserError("the exported model would accept only one batch size; nothing was written")
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()

@@ -7,15 +7,26 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnist_lightning.console import echo
 from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier
 from mnist_lightning.reporting import figures, reports
-from mnist_lightning.training import divergence, tensorboard
+from mnist_lightning.training import divergence
 
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate")
 """Columns of `metrics.csv`. Epochs and steps count from 0, as in Lightning."""
+
+
+def make_logger(run_dir: Path, purge_step: int | None = None) -> TensorBoardLogger:
+    """Returns a logger that writes to a run folder; TensorBoard discards earlier entries from `purge_step` on."""
+    return TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """Returns the TensorBoard loggers that this process writes to: only the first process writes."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
 
 
 class TrainingHistory(Callback):
@@ -56,7 +67,7 @@ class TrainingHistory(Callback):
         self._validation = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         self._log(trainer, self._validation)
         title = f"val/accuracy {self._validation['val/accuracy']:.2%}"
-        for logger in tensorboard.loggers(trainer):
+        for logger in tensorboards(trainer):
             image = np.asarray(figures.confusion_image(pl_module.confusion, pl_module.class_names, title))
             logger.experiment.add_image("val/confusion_matrix", image, trainer.global_step - 1, dataformats="HWC")
 
@@ -73,7 +84,7 @@ class TrainingHistory(Callback):
         if self.run_dir:
             rows = [[row.get(column, "") for column in COLUMNS] for row in self.rows]
             write_atomically(self.run_dir / "metrics.csv", reports.as_csv([COLUMNS, *rows]))
-        for logger in tensorboard.loggers(trainer):
+        for logger in tensorboards(trainer):
             logger.experiment.flush()
         now = time.perf_counter()
         if self.is_verbose:
@@ -97,7 +108,7 @@ class TrainingHistory(Callback):
         """Draws the curves, and logs the hyperparameters with the best scores."""
         self._draw_curves()
         if best := self.best:
-            for logger in tensorboard.loggers(trainer):
+            for logger in tensorboards(trainer):
                 scores = {"best/val_accuracy": best["val/accuracy"], "best/val_loss": best["val/loss"]}
                 logger.log_hyperparams(dict(logger.hparams), scores, step=trainer.global_step)
                 logger.experiment.flush()

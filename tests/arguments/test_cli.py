@@ -186,7 +186,7 @@ def test_custom_model_can_be_selected_by_its_import_path(
         ),
         (
             ["fit", "--data.validation_fraction", "1"],
-            "validation_fraction 1.0 is not allowed; it must be between 0 and 1",
+            "validation_fraction 1.0 of 60000 images leaves a part empty; try 0.1",
         ),
         (
             ["fit", "--model", "RNN"],

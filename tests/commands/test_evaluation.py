@@ -45,7 +45,7 @@ def test_tensorboard_shows_the_test_at_the_step_of_the_checkpoint(run: Path) -> 
     (accuracy,) = accumulator.Scalars("test/accuracy")
     metrics = json.loads((run / "test" / "metrics.json").read_text())
     assert (accuracy.step, accuracy.value) == (step, pytest.approx(metrics["accuracy"]))
-    for name in ("confusion_matrix", "mistakes", "reliability"):
+    for name in ("confusion_matrix", "mistakes", "reliability", "risk_coverage"):
         assert [image.step for image in accumulator.Images(f"test/{name}")] == [step]
 
 

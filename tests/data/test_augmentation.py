@@ -146,3 +146,36 @@ def test_wrong_limits_are_reported(options: dict[str, Any], message: str) -> Non
     with pytest.raises(UserError) as error:
         Augmentation(**options)
     assert str(error.value) == message
+
+
+def squares(num_images: int = 40) -> Tensor:
+    images = torch.zeros(num_images, 1, 28, 28)
+    images[..., 9:19, 9:19] = 1
+    return images
+
+
+def test_pen_makes_strokes_thicker_or_thinner() -> None:
+    changed = Augmentation(pen=1)(squares(), torch.Generator().manual_seed(0))
+    ink = changed.sum((1, 2, 3))
+    assert ((ink >= 8**2 - 0.1) & (ink <= 12**2 + 0.1)).all()
+    assert 10 < (ink < 95).sum() < 30 and 10 < (ink > 105).sum() < 30
+
+
+def test_outline_leaves_the_inside_empty() -> None:
+    changed = Augmentation(outline=1)(squares(), torch.Generator().manual_seed(0))
+    assert changed[..., 10:18, 10:18].max() == 0
+    assert (changed.amax((1, 2, 3)) == 1).all()
+
+
+def test_strokes_cross_or_cut_a_fraction_of_the_images() -> None:
+    changed = Augmentation(strokes=0.5)(squares(), torch.Generator().manual_seed(0))
+    ink = changed.sum((1, 2, 3))
+    assert 20 <= (ink == 100).sum() <= 30  # a line may miss the square
+    assert (ink > 101).any() and (ink < 99).any()
+
+
+def test_pens_draw_in_images_of_any_size_and_color() -> None:
+    images = torch.rand(8, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    changed = Augmentation(pen=1, outline=0.3, strokes=1)(images, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape
+    assert ((changed >= 0) & (changed <= 1)).all()

@@ -75,6 +75,13 @@ def test_reliability_figure_has_a_point_at_the_means_of_each_bin() -> None:
     assert figure.axes[0].get_title() == "expected calibration error 34.75%"
 
 
+def test_risk_rises_as_less_confident_predictions_are_accepted() -> None:
+    figure = figures.risk_coverage_figure(torch.tensor([0.5, 0.9, 0.8, 0.7]), torch.tensor([False, True, True, False]))
+    points = np.asarray(figure.axes[0].lines[0].get_xydata())
+    np.testing.assert_allclose(points, np.array([[25, 0], [50, 0], [75, 100 / 3], [100, 50]]))
+    assert figure.axes[0].get_title() == "all: 50.00% wrong"
+
+
 def test_calibration_error_is_the_weighted_difference_between_confidence_and_accuracy() -> None:
     confidences = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.52, 0.52])
     is_correct = torch.tensor([True, True, True, False, True, False])

@@ -74,7 +74,7 @@ def test_all_files_are_written(tmp_path: Path) -> None:
     assert "weighted avg" in (tmp_path / "classification_report.txt").read_text()
     report = json.loads((tmp_path / "classification_report.json").read_text())
     assert report["cat"]["support"] == CONFUSION[0].sum()
-    for name in ("confusion_matrix", "mistakes", "reliability"):
+    for name in ("confusion_matrix", "mistakes", "reliability", "risk_coverage"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 300
 

@@ -1,0 +1,149 @@
+"""What a model says about pictures that show no digit: `python -m benchmarks.outliers --ckpt_path best`.
+
+Two kinds: shapes drawn with a pen, and printed letters that do not look like digits, all found in a picture as
+`predict --images` does. Training draws neither. Beside them, other people's digits: UCI's, of 8x8 pixels, enlarged.
+
+Thresholds are those that 99% of the clean test images reach, so lower is better, except for the digits.
+"""
+
+import io
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from benchmarks import measure
+from benchmarks.accuracy import predict
+from mnist_lightning.data.module import MNISTDataModule
+from mnist_lightning.images import find_digits
+from mnist_lightning.runs import folders
+
+NUM_PICTURES = 300
+FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono", "cmr10", "STIXGeneral")
+LETTERS = "AEFHKMNPRTUVWXYadefhkmnprtuvwxy"
+"""Letters that no digit looks like: not B, D, G, I, J, L, O, Q, S, Z, b, g, i, j, l, o, q, s and z, nor C and c."""
+
+Line = list[tuple[float, float]]  # points in [-1, 1]
+
+
+def _arc(x: float, y: float, radius: float, start: float = 0, end: float = 2 * math.pi) -> Line:
+    return [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in np.linspace(start, end, 40)]
+
+
+def _curve(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Line:
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+T = np.linspace(0, 2 * math.pi, 90)
+SHAPES: dict[str, list[Line]] = {
+    "heart": [_curve(np.sin(T) ** 3, -(13 * np.cos(T) - 5 * np.cos(2 * T) - 2 * np.cos(3 * T) - np.cos(4 * T)) / 16)],
+    "star": [[(math.sin(angle), -math.cos(angle)) for angle in np.arange(6) * 0.8 * math.pi]],
+    "smiley": [_arc(0, 0, 1), _arc(-0.35, -0.3, 0.08), _arc(0.35, -0.3, 0.08), _arc(0, 0, 0.6, 0.3, math.pi - 0.3)],
+    "house": [
+        [(-0.8, 1), (-0.8, -0.2), (0, -1), (0.8, -0.2), (0.8, 1), (-0.8, 1)],
+        [(0.2, 1), (0.2, 0.3), (-0.2, 0.3)],
+    ],
+    "arrow": [[(-1, 0), (1, 0)], [(0.4, -0.6), (1, 0), (0.4, 0.6)]],
+    "spiral": [_curve(T / 7 * np.cos(3 * T), T / 7 * np.sin(3 * T))],
+    "flower": [_arc(0.6 * math.cos(a), 0.6 * math.sin(a), 0.35) for a in np.arange(6) * math.pi / 3],
+    "hash sign": [[(-0.3, -1), (-0.4, 1)], [(0.4, -1), (0.3, 1)], [(-1, -0.35), (1, -0.35)], [(-1, 0.35), (1, 0.35)]],
+    "percent sign": [_arc(-0.6, -0.6, 0.3), _arc(0.6, 0.6, 0.3), [(0.7, -1), (-0.7, 1)]],
+    "wave": [_curve(T / math.pi - 1, 0.4 * np.sin(3 * T))],
+}
+
+
+def draw_shape(lines: list[Line], rng: np.random.Generator) -> bytes:
+    """Draws a shape as on the page, 560 x 560 pixels, shaky, turned a little, in any size; returns a PNG file."""
+    image = Image.new("L", (560, 560), 255)
+    size, turn, pen = rng.uniform(90, 200), rng.uniform(-0.25, 0.25), round(rng.uniform(14, 44))
+    stretch = rng.uniform(0.8, 1.25)
+    canvas = ImageDraw.Draw(image)
+    for line in lines:
+        x, y = np.array(line).T
+        x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
+        wobble = rng.normal(0, 0.03, (2, len(x)))
+        points = np.stack([280 + size * stretch * (x + wobble[0]), 280 + size * (y + wobble[1])], 1)
+        canvas.line([tuple(point) for point in points.tolist()], fill=0, width=pen, joint="curve")
+        for px, py in points.tolist():
+            canvas.ellipse((px - pen / 2, py - pen / 2, px + pen / 2, py + pen / 2), fill=0)
+    return _png(image)
+
+
+def print_letter(letter: str, font: str, rng: np.random.Generator) -> bytes:
+    """Prints a letter in the middle of 560 x 560 pixels; returns a PNG file."""
+    image = Image.new("L", (560, 560), 255)
+    path = font_manager.findfont(font)
+    ImageDraw.Draw(image).text((280, 280), letter, 0, ImageFont.truetype(path, round(rng.uniform(200, 420))), "mm")
+    return _png(image)
+
+
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def _find(pictures: list[bytes]) -> Tensor:
+    return torch.from_numpy(np.stack([find_digits(picture)[0].image for picture in pictures]))
+
+
+def shapes() -> Tensor:
+    """Returns shapes `(N, 28, 28)` uint8, as many of each."""
+    rng = np.random.default_rng(0)
+    chosen = itertools.islice(itertools.cycle(SHAPES.values()), NUM_PICTURES)
+    return _find([draw_shape(lines, rng) for lines in chosen])
+
+
+def letters() -> Tensor:
+    """Returns letters `(N, 28, 28)` uint8."""
+    rng = np.random.default_rng(0)
+    chosen = [(LETTERS[i % len(LETTERS)], FONTS[i % len(FONTS)]) for i in range(NUM_PICTURES)]
+    return _find([print_letter(letter, font, rng) for letter, font in chosen])
+
+
+def uci_digits() -> tuple[Tensor, Tensor]:
+    """Returns UCI's digits `(1797, 28, 28)` uint8 by 43 people, and their labels."""
+    images, labels = load_digits(return_X_y=True)
+    pictures = [Image.fromarray((255 - image.reshape(8, 8) * 15.9).astype(np.uint8)) for image in images]
+    return _find(
+        [_png(picture.resize((112, 112), Image.Resampling.BICUBIC)) for picture in pictures]
+    ), torch.from_numpy(labels)
+
+
+def describe(name: str, probabilities: Tensor, threshold: float, labels: Tensor | None = None) -> dict[str, Any]:
+    """Returns a row of the table, in %."""
+    confidences, predictions = probabilities.max(1)
+    shares = {"confidence of 0.9 or more %": confidences >= 0.9, "accepted %": confidences >= threshold}
+    if labels is not None:
+        shares = {"right %": predictions == labels, **shares}
+    row = {column: 100 * share.float().mean().item() for column, share in shares.items()}
+    return {"pictures": name, "number": len(probabilities), **row}
+
+
+def main() -> None:
+    """Measures a checkpoint."""
+    args = measure.parse("What a model says about pictures that show no digit", ckpt_path="pretrained")
+    path = folders.find_checkpoint(args.ckpt_path)
+    data = MNISTDataModule()
+    data.setup("test")
+    clean = predict(path, data.test_images)
+    threshold = clean.max(1).values.sort().values[len(clean) // 100].item()
+    images, labels = uci_digits()
+    rows = [
+        describe("MNIST's test images", clean, threshold, data.test_labels),
+        describe("UCI's digits", predict(path, images), threshold, labels),
+        describe("shapes", predict(path, shapes()), threshold),
+        describe("letters", predict(path, letters()), threshold),
+    ]
+    measure.report("outliers", rows, list(rows[0]), args.output)
+
+
+if __name__ == "__main__":
+    main()
