@@ -137,8 +137,9 @@ def risk_coverage_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     figure = Figure(figsize=(5, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.plot(100 * accepted / len(is_wrong), 100 * is_wrong.cumsum() / accepted)
-    title = f"all: {is_wrong.mean():.2%} wrong"
-    axes.set(xlabel="accepted, the most confident first, %", ylabel="wrong among them, %", title=title, xlim=(0, 101))
+    axes.set(xlabel="accepted, the most confident first, %", ylabel="wrong among them, %")
+    start = 100 * is_wrong.argmax() / len(is_wrong) - 1  # a little before the first mistake
+    axes.set(title=f"all: {is_wrong.mean():.2%} wrong", xlim=(max(0, start), 100))
     return figure
 
 
