@@ -35,17 +35,16 @@ def check(command: str, settings: Any) -> None:
 
 def choose_precision(command: str, settings: Any, is_new: bool) -> str:
     """Sets the precision of a new run: bfloat16 where the processor is fast at it; returns a note about that, or ""."""
-    is_on_cpu = settings.accelerator == "cpu" or (
-        settings.accelerator == "auto" and not torch.accelerator.is_available()
-    )
+    is_on_cpu = settings.accelerator in (("cpu",) if torch.accelerator.is_available() else ("cpu", "auto"))
     found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch lack it
-    is_fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    is_fast = found.get("avx512_bf16") or found.get("amx_bf16")
     if command == "fit" and is_new and not settings.precision and not settings.plugins:
+        settings.precision = "32-true"  # recorded, so that the config repeats the run
         # In mixed precision, Lightning can't clip every optimizer's gradients; other machines may choose otherwise.
-        is_chosen = is_on_cpu and is_fast and not settings.gradient_clip_val and settings.num_nodes == 1
-        settings.precision = "bf16-mixed" if is_chosen else "32-true"  # recorded, so that the config repeats the run
-        return "bf16-mixed, which is faster on this processor; --trainer.precision 32-true turns it off" * is_chosen
-    if not (is_on_cpu and found and "bf16" in str(settings.precision)) or is_fast or found.get("bf16"):  # the last: Arm
-        return ""
-    advice = "--trainer.precision 32-true is faster" if is_new else "but a resumed run keeps it"
-    return f"{settings.precision}, which is slow on this processor; {advice}"
+        if is_on_cpu and is_fast and not settings.gradient_clip_val and settings.num_nodes == 1:
+            settings.precision = "bf16-mixed"
+            return "bf16-mixed, which is faster on this processor; --trainer.precision 32-true turns it off"
+    elif is_on_cpu and "bf16" in str(settings.precision) and found and not is_fast and not found.get("bf16"):  # Arm's
+        advice = "--trainer.precision 32-true is faster" if is_new else "but a resumed run keeps it"
+        return f"{settings.precision}, which is slow on this processor; {advice}"
+    return ""

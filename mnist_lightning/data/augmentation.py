@@ -108,7 +108,7 @@ class Augmentation:
         num_marked = round(self.strokes * num_images)
         ends = size * rand(2, 1, 2)[:num_marked]
         points = torch.lerp(ends[:, 0], ends[:, 1], torch.linspace(0, 1, 28, device=images.device).view(-1, 1))
-        line, marked = draw(points, 1 + 1.5 * rand()[:num_marked], size), rand().argsort()[:num_marked]
+        line, marked = draw_path(points, 1 + 1.5 * rand()[:num_marked], size), rand().argsort()[:num_marked]
         crossed, interrupted = torch.maximum(changed[marked], line), changed[marked] * (1 - line)
         return changed.index_copy(0, marked, torch.where(rand(1, 1, 1)[:num_marked] < 0.5, crossed, interrupted))
 
@@ -135,7 +135,7 @@ def uniform(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
-def draw(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
+def draw_path(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
     """Draws a pen's path through points `(N, P, 2)`, in pixels, with widths `(N,)`; `(N, 1, H, H)` in [0, 1]."""
     pixels = torch.arange(size, device=points.device)
     x, y = (points.unsqueeze(3) - pixels).square().unbind(2)  # (N, P, H)

@@ -1,13 +1,13 @@
 """Pictures that show no digit, for training: strokes at random, dots, and digits that are mixed, turned or cut.
 
-A network that has seen nothing but digits takes everything for a digit. They count half as much in the loss. Source:
-Hendrycks et al. 2019 (arXiv:1812.04606).
+A network that has seen nothing but digits takes everything for a digit. In the loss, these pictures count half as much
+as digits. Source: Hendrycks et al. 2019 (arXiv:1812.04606).
 """
 
 import torch
 from torch import Generator, Tensor
 
-from mnist_lightning.data.augmentation import draw, move, uniform
+from mnist_lightning.data.augmentation import draw_path, move, uniform
 
 TURNED = ((3, 4, 6, 7, 9), (3, 4, 7), (2, 3, 4, 5, 6, 7, 8, 9))  # mirrored, upside down, on the side
 HALVED = ((0, 2, 3, 5, 6, 8), (0, 2, 5, 6))  # the left half alone, the right one
@@ -39,7 +39,7 @@ def scribble(num_images: int, generator: Generator) -> Tensor:
     last = (2 + 3 * uniform(generator, num_images, 1)).long()  # the strokes after it repeat it
     kept = torch.arange(5, device=generator.device).minimum(last)
     strokes = strokes.gather(1, kept[:, :, None, None].expand_as(strokes))
-    return draw(strokes.flatten(1, 2), 1.5 + 2.5 * uniform(generator, num_images))
+    return draw_path(strokes.flatten(1, 2), 1.5 + 2.5 * uniform(generator, num_images))
 
 
 # Each of the following takes digits `(2, N, 1, 28, 28)` and labels `(2, N)`, and returns N pictures, and for each
@@ -50,7 +50,7 @@ def dot(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, T
     """Draws up to three dots of any size, in half of the pictures."""
     num_images = digits.shape[1]
     places = 14 + 18 * uniform(generator, num_images, 1, 1) * (uniform(generator, num_images, 3, 2) - 0.5)
-    return draw(places, 2 + 16 * uniform(generator, num_images)), uniform(generator, num_images) < 0.5
+    return draw_path(places, 2 + 16 * uniform(generator, num_images)), uniform(generator, num_images) < 0.5
 
 
 def squeeze(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def squeeze(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tenso
 
 
 def cross(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Puts a digit over another one, moved and turned; a 1 could be a line through the other."""
+    """Overlays two digits, one of them moved and turned; not a 1, which would only be a line through the other."""
     shift, angle = 12 * (uniform(generator, digits.shape[1], 2) - 0.5), 6.3 * uniform(generator, digits.shape[1])
     return torch.maximum(digits[0], move(digits[1], shift=shift, angle=angle)), (labels != 1).all(0)
 

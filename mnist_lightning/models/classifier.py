@@ -93,9 +93,9 @@ class Classifier(LightningModule):
         logits, outliers = self(images).tensor_split([len(labels)])  # outliers should get equal probabilities
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_scores.update(logits.detach(), labels, loss.detach())
-        return (
-            loss - 0.5 * outliers.float().log_softmax(1).mean() if len(outliers) else loss
-        )  # 0.5: as in `data/outliers.py`
+        if len(outliers):
+            loss = loss - 0.5 * outliers.float().log_softmax(1).mean()  # the weight is explained in `data/outliers.py`
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Scores a batch; in `fit` with raw logits, from which the temperature is found."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import outliers
-from mnist_lightning.data.augmentation import draw
+from mnist_lightning.data.augmentation import draw_path
 from mnist_lightning.data.module import MNISTDataModule, scale
 from mnist_lightning.data.outliers import make_outliers
 from mnist_lightning.errors import UserError
@@ -46,7 +46,7 @@ def test_outliers_are_pictures_that_the_generator_decides(digits: tuple[Tensor, 
 
 def test_a_pen_draws_where_its_path_goes() -> None:
     points = torch.stack([torch.linspace(5, 20, 30), torch.full((30,), 10.0)], 1).unsqueeze(0)
-    (picture,) = draw(points, torch.tensor([3.0]))
+    (picture,) = draw_path(points, torch.tensor([3.0]))
     assert picture[0, 9:12, 5:21].min() > 0.95
     assert picture[0, 14:].max() == picture[0, :7].max() == picture[0, :, 24:].max() == 0
 
@@ -120,7 +120,7 @@ def test_loss_asks_for_equal_probabilities_of_outliers() -> None:
     assert model.train_scores.compute()["confusion"].sum() == 4
 
 
-def test_a_run_with_outliers_resumes_exactly_and_not_without_them(
+def test_a_resumed_run_keeps_its_outliers_and_one_without_gets_none(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["fit", *SMALL, *MLP_FLAGS, "--data.outliers", "0.25", "--data.batch_size", "8"]
