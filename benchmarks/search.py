@@ -11,28 +11,30 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest import mock
 
 import optuna
 import torch
-from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from benchmarks import measure
-from mnist_lightning.tuning.search import Search, make_sampler
+from mnist_lightning.tuning.search import Search
 from mnist_lightning.tuning.space import read_space
 from mnist_lightning.tuning.storage import open_storage
 
-METHODS: dict[str, tuple[Callable[[int], BaseSampler], BasePruner | None]] = {
-    "tune": (make_sampler, None),
-    "tune without pruning": (make_sampler, NopPruner()),
-    "random search": (RandomSampler, None),
+METHODS: dict[str, tuple[Callable[..., BaseSampler], Callable[..., BasePruner]]] = {
+    "tune": (TPESampler, MedianPruner),
+    "tune without pruning": (TPESampler, lambda **options: NopPruner()),
+    "random search": (lambda seed, **options: RandomSampler(seed), MedianPruner),
 }
-"""The sampler and the pruner of each method; None is the pruner of `tune`."""
+"""The sampler and the pruner of each method, which replace those of `tune`."""
 
 
 def search(method: str, seed: int, config: str, num_trials: int, num_epochs: int) -> dict[str, Any]:
@@ -52,11 +54,13 @@ def search(method: str, seed: int, config: str, num_trials: int, num_epochs: int
             num_finalists=0,
             num_seeds=0,
             folder=Path(folder),
-            sampler=sampler(seed),
-            pruner=pruner,
         )
         start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            mock.patch("optuna.samplers.TPESampler", partial(sampler, seed=seed)),
+            mock.patch("optuna.pruners.MedianPruner", pruner),
+        ):
             tuning.run()
         seconds = time.perf_counter() - start
         study = optuna.load_study(study_name=method, storage=url)

@@ -8,13 +8,9 @@ if TYPE_CHECKING:
 
 
 def load(source: str | Path = "pretrained") -> "Classifier":
-    """Returns a trained model, in evaluation mode; `model.predict(images)` classifies arrays and pictures.
+    """Returns a trained model, in evaluation mode, or raises a UserError; `model.predict(images)` classifies pictures.
 
-    Args:
-        source: `pretrained`, a checkpoint, a run folder, or `best` or `last` of the newest run.
-
-    Raises:
-        UserError: The checkpoint is missing, or can't be used.
+    `source` is `pretrained`, a checkpoint, a run folder, or `best` or `last` of the newest run.
     """
     from mnist_lightning.models.ensemble import rebuild  # imports torch, which takes seconds
     from mnist_lightning.runs import checkpoints, folders

@@ -56,8 +56,10 @@ def remove_temporary_files(folder: Path) -> None:
 
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file, or raises a UserError."""
+    from jsonargparse import get_loader  # reads 1e-4 as a number, as on the command line
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return get_loader("yaml")(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or f"it is not valid YAML ({one_line(error)})"
         raise UserError(f"{path} can't be read: {reason}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 
 import numpy as np
 from PIL import Image
@@ -44,12 +43,7 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     if not is_complete:
         echo(f"{stage:<11} accuracy {accuracy:.2%}, loss {loss:.4f}, {num_images:,} images of {data.dataset}")
         return
-    details = {
-        "loss": loss,
-        "dataset": data.dataset,
-        "checkpoint": checkpoint,
-        "versions": {package: version(package) for package in ("mnist_lightning", "torch", "lightning")},
-    }
+    details = {"loss": loss, "dataset": data.dataset, "checkpoint": checkpoint}
     images = data.test_images if stage == "test" else data.train_images[data.val_indices]
     suspected = SUSPECTED_LABEL_ERRORS if (data.dataset, stage) == ("MNIST", "test") else ()
     labels, probabilities, run_dir = predictions.labels, predictions.probabilities, cli.find_or_make_run_dir()

@@ -28,7 +28,7 @@ def all_flags() -> str:
     for title, documented, key, skip in (
         *((f"--model {model.__name__}", model, "model.init_args", flags.LINKED) for model in known_classes().values()),
         ("data", MNISTDataModule, "data", ("seed",)),
-        ("trainer", Trainer, "trainer", settings.UNSUPPORTED),
+        ("trainer", Trainer, "trainer", ("overfit_batches",)),
     ):
         parser = ArgumentParser(add_help=False, usage=argparse.SUPPRESS, default_meta=False)
         parser.add_class_arguments(documented, key, skip=set(skip))

@@ -15,8 +15,7 @@ def make_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Gene
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Splits images in two, with the same proportion of classes in both parts; the seed alone decides how.
 
-    Returns:
-        Indices of the first part, and of the second, which has the given fraction: int64, in ascending order.
+    Returns the indices of the first part, and of the second, which has the given fraction: int64, ascending.
     """
     num_images = len(labels)
     num_chosen = round(num_images * fraction) if 0 < fraction < 1 else 0

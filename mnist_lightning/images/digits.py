@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_lightning.images import reading
-from mnist_lightning.images.ink import border, find_ink
+from mnist_lightning.images.ink import border, find_ink, merge, split
 from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageSource
-from mnist_lightning.images.segmentation import merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
 WORKING_SIZES = {"one": 560, "many": 2000}

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -55,10 +54,6 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def record_environment(run_dir: Path, **details: object) -> None:
     """Appends an entry to `environment.json` each time a run starts: what affects its results, with details."""
-    with contextlib.suppress(OSError):  # if git is not installed
-        git = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        found = subprocess.run(git, capture_output=True, text=True)
-        details["git"] = found.stdout.strip() or None  # of the current folder
     entry = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [hide_passwords(arg) for arg in sys.argv],

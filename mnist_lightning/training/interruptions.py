@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from subprocess import Popen
@@ -49,13 +48,11 @@ def sigterm_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _handle_sigterm() -> None:
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and not SLURMEnvironment.detect():  # there, Lightning requeues the job
+    if not SLURMEnvironment.detect():  # there, Lightning requeues the job
         signal.signal(signal.SIGTERM, interrupt)
 
 

@@ -42,11 +42,6 @@ class Pruning(Callback):
             self.is_pruned = trainer.should_stop = True
 
 
-def make_sampler(seed: int | None = None) -> optuna.samplers.BaseSampler:
-    """Returns the sampler: multivariate TPE that accounts for trials running elsewhere."""
-    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
 @dataclass(frozen=True)
 class Search:
     """A search, the same on each machine that shares its storage."""
@@ -61,8 +56,6 @@ class Search:
     num_finalists: int  # how many of the best trials are trained in full, in addition to the config itself
     num_seeds: int  # per full training
     folder: Path  # of runs and results
-    sampler: optuna.samplers.BaseSampler | None = None  # default: that of `make_sampler`
-    pruner: optuna.pruners.BasePruner | None = None  # default: below the median of the others at that epoch
 
     def run(self, timeout_s: float = math.inf) -> None:
         """Runs trials along with other machines, then full trainings, and writes the results.
@@ -106,8 +99,8 @@ class Search:
             storage=self.storage,
             study_name=name,
             direction="maximize",
-            pruner=self.pruner or optuna.pruners.MedianPruner(n_startup_trials=5),
-            sampler=self.sampler or make_sampler(),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+            sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True),
             load_if_exists=True,
         )
         if "made_with" not in study.user_attrs and not study.get_trials(deepcopy=False):

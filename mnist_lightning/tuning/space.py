@@ -65,7 +65,7 @@ def _parameter(name: str, options: Any) -> Parameter:
     if name in RESERVED:
         raise UserError(f"{given} is controlled by tune; remove it and use {RESERVED[name]}")
     try:
-        options = {key: _number(value) for key, value in options.items()}
+        options = dict(options.items())
         only_with = options.pop("only_with", None)
         only_with = only_with and str(only_with).rpartition(".")[2]
         if "choices" in options:
@@ -83,13 +83,6 @@ def _parameter(name: str, options: Any) -> Parameter:
 
 def _is_integer(options: Mapping[str, Any]) -> bool:
     return all(isinstance(value, int) for value in options.values())
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value  # for YAML 1.1, 1e-4 is text
-    except ValueError:
-        return value
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mnist_lightning.images.ink import Box, merge, split
 from mnist_lightning.images.reading import BlankImageError, Gray
-from mnist_lightning.images.segmentation import Box, merge, split
 
 
 def page(*boxes: tuple[int, int, int, int]) -> Gray:
