@@ -16,7 +16,7 @@ from mnist_lightning.runs.checkpoints import Checkpoint
 
 LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
 """Flags that take several values, one after the other, as a shell expands a pattern."""
-LINKED = ("class_names", "mean", "std", "image_size", "channels", "is_handwriting")
+LINKED = ("class_names", "mean", "std", "image_size", "channels", "is_handwriting", "outliers")
 """Model arguments that come from the data module, so that a checkpoint is enough to rebuild the model."""
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnist_lightning.data import pens
+from mnist_lightning.data.pens import uniform
 from mnist_lightning.errors import check_range
 
-FRACTIONS = ("background", "contrast", "inversion", "light_share", "pen", "outline", "strokes")
+FRACTIONS = ("background", "contrast", "inversion", "light_share", "flags", "pen", "outline", "strokes")
 LIMITS = {"rotation": 180, "shear": 80, "scale": 0.9, **dict.fromkeys(FRACTIONS, 1)}
 """Upper limits; the other arguments have none."""
 
@@ -42,6 +44,7 @@ class Augmentation:
         inversion: Fraction of the images changed by light that become dark ink on light paper, in [0, 1].
         noise: Largest standard deviation of pixel noise.
         erasing: Longest side of a rectangle of random brightness that covers part of the image, in pixels.
+        flags: Fraction of the handwritten 1s that get a flag, in [0, 1].
         pen: Largest change of the stroke width, thicker or thinner, in [0, 1]; 1 is two pixels.
         outline: Fraction of the images that are reduced to their outline, in [0, 1].
         strokes: Fraction of the images that a line crosses or interrupts, in [0, 1].
@@ -62,6 +65,7 @@ class Augmentation:
     noise: float = 0.0
     erasing: float = 0.0
     light_share: float = 0.5
+    flags: float = 0.0
     pen: float = 0.0
     outline: float = 0.0
     strokes: float = 0.0
@@ -73,12 +77,14 @@ class Augmentation:
             allowed = f"between 0 and {limit:g}" if name in LIMITS else "0 or more"
             check_range(f"augmentation.{name}", value, 0 <= value <= limit, allowed)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns distorted images `(N, 1, H, H)` float32 in [0, 1], bright ink; the generator is on their device."""
+    def __call__(self, images: Tensor, generator: torch.Generator, is_one: Tensor | None = None) -> Tensor:
+        """Returns distorted images `(N, 1, H, H)` float32 in [0, 1], bright ink; `is_one` `(N,)`: which show a 1."""
+        if self.flags and is_one is not None:
+            images = pens.add_flags(images, is_one & (uniform(generator, len(images)) < self.flags), generator)
         if self.rotation or self.shift or self.scale or self.shear or self.elastic:
             images = distort(images, self.draw(len(images), generator))
         if self.pen or self.outline or self.strokes:
-            images = self._change_pen(images, generator)
+            images = pens.change(images, self.pen, self.outline, self.strokes, generator)
         if self.background or self.contrast or self.inversion or self.noise or self.erasing:
             images = self._change_light(images, generator)
         return images
@@ -98,20 +104,6 @@ class Augmentation:
             elastic=self.elastic * torch.randn(shape, generator=generator, device=generator.device),
         )
 
-    def _change_pen(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        num_images, size, rand = len(images), images.shape[-1], partial(uniform, generator, len(images))
-        thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
-        change = self.pen * (2 * rand(1, 1, 1) - 1)
-        changed = torch.lerp(images, torch.where(change > 0, thick, thin), change.abs())
-        hollow = F.max_pool2d(thick, 3, 1, 1) - torch.lerp(images, thick, rand(1, 1, 1))
-        changed = torch.where(rand(1, 1, 1) < self.outline, hollow, changed)
-        num_marked = round(self.strokes * num_images)
-        ends = size * rand(2, 1, 2)[:num_marked]
-        points = torch.lerp(ends[:, 0], ends[:, 1], torch.linspace(0, 1, 28, device=images.device).view(-1, 1))
-        line, marked = draw_path(points, 1 + 1.5 * rand()[:num_marked], size), rand().argsort()[:num_marked]
-        crossed, interrupted = torch.maximum(changed[marked], line), changed[marked] * (1 - line)
-        return changed.index_copy(0, marked, torch.where(rand(1, 1, 1)[:num_marked] < 0.5, crossed, interrupted))
-
     def _change_light(self, images: Tensor, generator: torch.Generator) -> Tensor:
         num_images, _, height, width = images.shape
         rand = partial(uniform, generator, num_images, 1)
@@ -128,19 +120,6 @@ class Augmentation:
             columns = (torch.arange(width, device=images.device) - width * rand(1)).abs() < self.erasing / 2 * rand(1)
             changed = torch.where(rows.unsqueeze(3) & columns.unsqueeze(2), rand(1, 1), changed)
         return torch.where(is_changed, changed.clamp(0, 1), images)
-
-
-def uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    """Returns random numbers in [0, 1), float32."""
-    return torch.rand(shape, generator=generator, device=generator.device)
-
-
-def draw_path(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
-    """Draws a pen's path through points `(N, P, 2)`, in pixels, with widths `(N,)`; `(N, 1, H, H)` in [0, 1]."""
-    pixels = torch.arange(size, device=points.device)
-    x, y = (points.unsqueeze(3) - pixels).square().unbind(2)  # (N, P, H)
-    distances = (y.unsqueeze(3) + x.unsqueeze(2)).amin(1).sqrt()
-    return (widths.view(-1, 1, 1) / 2 + 0.5 - distances).clamp(0, 1).unsqueeze(1)
 
 
 def distort(images: Tensor, distortion: Distortion) -> Tensor:

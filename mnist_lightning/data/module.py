@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -42,14 +43,7 @@ class Batches(DistributedSampler[Tensor]):
 
     Each process gets as many batches as the others, and each image is in exactly one of them. torch's own sampler
     repeats images to fill the last batch, which skews scores over several processes. Batches differ by at most
-    one image in size, so that none is much smaller.
-
-    Args:
-        indices: `(N,)` int64, the images to draw from.
-        batch_size: Images in a batch.
-        seed: Shuffles again in each epoch; `None` keeps the order.
-        rank: Index of this process.
-        num_replicas: Number of processes that share the images.
+    one image in size, so that none is much smaller. Without a seed, the order of the indices, `(N,)` int64, stays.
     """
 
     def __init__(
@@ -143,8 +137,9 @@ class MNISTDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Reads the images of a stage: the training images for `fit` and `validate`, else the test images."""
         has_digits = self.is_handwriting and self.class_names == [*string.digits]
-        is_allowed = self.outliers == 0 or (has_digits and 0 < self.outliers < math.inf)
-        check_range("outliers", self.outliers, is_allowed, "0, or for handwritten digits, more than 0, such as 0.25")
+        for name, value in (("outliers", self.outliers), ("augmentation.flags", self.augmentation.flags)):
+            is_allowed = value == 0 or (has_digits and 0 < value < math.inf)
+            check_range(name, value, is_allowed, "0, or for handwritten digits, more than 0, such as 0.25")
         if stage in ("fit", "validate"):
             if not hasattr(self, "train_indices"):
                 self.train_images, self.train_labels = self._read("train")
@@ -207,5 +202,5 @@ class MNISTDataModule(LightningDataModule):
             generator = make_generator(*keys, device=pixels.device)
             if num_outliers := round(self.outliers * len(labels)):
                 pixels = torch.cat([pixels, make_outliers(pixels, labels, num_outliers, generator)])
-            pixels = self.augmentation(pixels, generator)
+            pixels = self.augmentation(pixels, generator, F.pad(labels == 1, (0, len(pixels) - len(labels))))
         return pixels.sub_(self.mean).div_(self.std), labels.long()

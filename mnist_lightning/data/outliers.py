@@ -1,17 +1,18 @@
 """Pictures that show no digit, for training: strokes at random, dots, and digits that are mixed, turned or cut.
 
-A network that has seen nothing but digits takes everything for a digit. In the loss, these pictures count half as much
-as digits. Source: Hendrycks et al. 2019 (arXiv:1812.04606).
+A network that has seen nothing but digits takes everything for a digit; from these, it learns to abstain.
+Source: Hendrycks et al. 2019 (arXiv:1812.04606).
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
-from mnist_lightning.data.augmentation import draw_path, move, uniform
-
-TURNED = ((3, 4, 6, 7, 9), (3, 4, 7), (2, 3, 4, 5, 6, 7, 8, 9))  # mirrored, upside down, on the side
-HALVED = ((0, 2, 3, 5, 6, 8), (0, 2, 5, 6))  # the left half alone, the right one
-"""Digits that no longer look like digits when they are turned, or when half of them is missing."""
+from mnist_lightning.data.augmentation import move
+from mnist_lightning.data.pens import draw_path, uniform
 
 
 def make_outliers(digits: Tensor, labels: Tensor, num_images: int, generator: Generator) -> Tensor:
@@ -28,18 +29,24 @@ def make_outliers(digits: Tensor, labels: Tensor, num_images: int, generator: Ge
 
 
 def scribble(num_images: int, generator: Generator) -> Tensor:
-    """Draws three to five strokes between places on a grid, joined or apart, straight or bent, as in letters."""
-    cells, rest = uniform(generator, 2, 2, num_images, 5, 2)
-    starts, others = 6 * (4 * cells).floor() + 3.5 + 3 * rest
-    is_joined, is_bent = uniform(generator, 2, num_images, 1, 1) < 0.6
-    ends = torch.where(is_joined, starts.roll(-1, 1), others)
-    bends = 12 * is_bent * (uniform(generator, num_images, 5, 2) - 0.5)
+    """Draws two to five strokes, joined or apart, straight or bent, symmetric or not, as in letters and signs."""
+    rand = partial(uniform, generator, num_images)
+    cells = 1 + (2 + 2 * rand(1, 1, 1)).floor()  # places are on a grid in some pictures, anywhere in others
+    free = rand(2, 5, 2)
+    places = torch.lerp((free * cells).floor() / (cells - 1), free, rand(1, 1, 1).square())
+    starts, others = (14 + (12 + 8 * rand(1, 1, 2)) * (places - 0.5)).unbind(1)
+    last = (1 + 4 * rand(1).square()).floor()
+    number = torch.arange(5, device=generator.device)
+    following = torch.where((number == last) & (rand(1) < 0.3), 0, number + 1).clamp(max=4)
+    joined = starts.gather(1, following.unsqueeze(2).expand_as(starts))
+    ends = torch.where(rand(5, 1) < 0.6, joined, others)
+    bends = 16 * (rand(5, 1) < rand(1, 1)) * (rand(5, 2) - 0.5)
     place = torch.linspace(0, 1, 24, device=generator.device).view(-1, 1)
     strokes = torch.lerp(starts.unsqueeze(2), ends.unsqueeze(2), place) + 4 * place * (1 - place) * bends.unsqueeze(2)
-    last = (2 + 3 * uniform(generator, num_images, 1)).long()  # the strokes after it repeat it
-    kept = torch.arange(5, device=generator.device).minimum(last)
-    strokes = strokes.gather(1, kept[:, :, None, None].expand_as(strokes))
-    return draw_path(strokes.flatten(1, 2), 1.5 + 2.5 * uniform(generator, num_images))
+    kept = number.minimum(last).long()[:, :, None, None]  # strokes after the last one repeat it
+    picture = draw_path(strokes.gather(1, kept.expand_as(strokes)).flatten(1, 2), 1.5 + 2.5 * rand())
+    mirrored = torch.where(rand(1, 1, 1) < 0.6, picture.flip(3), picture.flip(2))
+    return torch.where(rand(1, 1, 1) < 0.4, torch.maximum(picture, mirrored), picture)
 
 
 # Each of the following takes digits `(2, N, 1, 28, 28)` and labels `(2, N)`, and returns N pictures, and for each
@@ -47,10 +54,10 @@ def scribble(num_images: int, generator: Generator) -> Tensor:
 
 
 def dot(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Draws up to three dots of any size, in half of the pictures."""
+    """Draws up to three dots of any size, in a third of the pictures."""
     num_images = digits.shape[1]
     places = 14 + 18 * uniform(generator, num_images, 1, 1) * (uniform(generator, num_images, 3, 2) - 0.5)
-    return draw_path(places, 2 + 16 * uniform(generator, num_images)), uniform(generator, num_images) < 0.5
+    return draw_path(places, 2 + 16 * uniform(generator, num_images)), uniform(generator, num_images) < 0.3
 
 
 def squeeze(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -67,29 +74,31 @@ def squeeze(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tenso
 def cross(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Overlays two digits, one of them moved and turned; not a 1, which would only be a line through the other."""
     shift, angle = 12 * (uniform(generator, digits.shape[1], 2) - 0.5), 6.3 * uniform(generator, digits.shape[1])
-    return torch.maximum(digits[0], move(digits[1], shift=shift, angle=angle)), (labels != 1).all(0)
+    is_none = (labels != 1).all(0) & (labels[0] != labels[1])
+    return torch.maximum(digits[0], move(digits[1], shift=shift, angle=angle)), is_none
 
 
-def turn(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mirrors digits, or turns them."""
-    turned = torch.stack([digits[0].flip(3), digits[0].rot90(2, (2, 3)), digits[0].rot90(1, (2, 3))])
+def change(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mirrors or turns digits, or cuts them in two and mirrors or omits a half."""
+    changed = torch.stack([function(digits[0]) for function in CHANGES])
     each = torch.arange(digits.shape[1], device=digits.device)
-    way = torch.randint(3, each.shape, generator=generator, device=digits.device)
-    return turned[way, each], _is_one_of(labels[0], TURNED)[way, each]
+    way = torch.randint(len(CHANGES), each.shape, generator=generator, device=digits.device)
+    is_none = torch.stack([torch.isin(labels[0], labels.new_tensor(group)) for group in CHANGES.values()])
+    return changed[way, each], is_none[way, each]
 
 
-def halve(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Cuts digits in two, near the middle, and centers a half."""
-    is_right = uniform(generator, digits.shape[1]) < 0.5
-    side = 2 * is_right.float().unsqueeze(1) - 1
-    is_kept = side * (torch.arange(28, device=digits.device) - 13.5) > 3 * uniform(generator, *side.shape) - 1
-    half = move(digits[0] * is_kept[:, None, None, :], shift=torch.cat([-5 * side, 0 * side], 1))
-    left, right = _is_one_of(labels[0], HALVED)
-    return half, torch.where(is_right, right, left)
-
-
-KINDS = (dot, squeeze, cross, turn, halve)
-
-
-def _is_one_of(labels: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
-    return torch.stack([(labels.unsqueeze(1) == labels.new_tensor(group)).any(1) for group in groups])
+KINDS = (dot, squeeze, cross, change, change)
+CHANGES: dict[Callable[[Tensor], Tensor], tuple[int, ...]] = {
+    lambda images: images.flip(3): (3, 4, 6, 7, 9),
+    lambda images: images.flip(2): (4, 6, 7, 9),
+    lambda images: images.rot90(1, (2, 3)): (2, 3, 4, 5, 6, 7, 8, 9),
+    lambda images: images.rot90(2, (2, 3)): (3, 4, 7),
+    lambda images: images.rot90(3, (2, 3)): (2, 3, 4, 5, 6, 7, 8, 9),
+    lambda images: F.pad(images[..., :14], (7, 7)): (0, 2, 3, 5, 6, 8),
+    lambda images: F.pad(images[..., 14:], (7, 7)): (0, 2, 5, 6),
+    lambda images: torch.cat([images[..., :14], images[..., :14].flip(3)], 3): (2, 4, 5, 7),
+    lambda images: torch.cat([images[..., 14:].flip(3), images[..., 14:]], 3): (2, 4, 7),
+    lambda images: torch.cat([images[:, :, :14], images[:, :, :14].flip(2)], 2): (4, 5, 7),
+    lambda images: torch.cat([images[:, :, 14:].flip(2), images[:, :, 14:]], 2): (2,),
+}
+"""Changes of images `(N, 1, 28, 28)`, and the digits that no longer look like digits then."""

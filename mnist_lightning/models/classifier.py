@@ -42,6 +42,7 @@ class Classifier(LightningModule):
         weight_decay: AdamW's, for weights but not for biases and BatchNorm.
         label_smoothing: Fraction of each training target that is spread over all classes.
         freeze: Whether only the last layer is trained; the network stays in evaluation mode.
+        outliers: More than 0 if it learns to abstain from pictures of no class; linked to the data's.
     """
 
     network: nn.Module  # returns logits `(N, C)` for normalized images `(N, C, H, W)` float32
@@ -60,6 +61,7 @@ class Classifier(LightningModule):
         weight_decay: float = 0.01,
         label_smoothing: float = 0.0,
         freeze: bool = False,
+        outliers: float = 0.0,
     ) -> None:
         super().__init__()
         if type(self) is Classifier:
@@ -70,18 +72,24 @@ class Classifier(LightningModule):
         self.save_hyperparameters()
         self.class_names = tuple(class_names)
         self.inputs = InputFormat(image_size, channels, is_handwriting)
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.is_frozen = freeze
+        self.learning_rate, self.weight_decay, self.label_smoothing = learning_rate, weight_decay, label_smoothing
+        self.is_frozen, self.can_abstain = freeze, outliers > 0
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.class_names)) for _ in range(3))
         self.calibration = Calibration()
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns raw logits `(N, C)` for normalized images."""
+        logits = self._raw_logits(images)
+        if not self.can_abstain:
+            return logits
+        classes, none = logits.log_softmax(1).tensor_split([len(self.class_names)], 1)
+        return torch.logaddexp(classes, none - math.log(len(self.class_names)))  # the same share of doubt to each class
+
+    def _raw_logits(self, images: Tensor) -> Tensor:
+        """Returns the network's logits, and that of no class, if it is learned: 0, so that it needs no weights."""
         logits: Tensor = self.network(images.to(self.dtype))  # float16 with --trainer.precision 16-true
-        return logits
+        return F.pad(logits, (0, 1)) if self.can_abstain else logits
 
     def calibrated_logits(self, images: Tensor) -> Tensor:
         """Returns logits `(N, C)` float32 whose softmax gives calibrated probabilities."""
@@ -90,11 +98,13 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
-        logits, outliers = self(images).tensor_split([len(labels)])  # outliers should get equal probabilities
+        logits, outliers = self._raw_logits(images).tensor_split([len(labels)])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.train_scores.update(logits.detach(), labels, loss.detach())
+        self.train_scores.update(logits[:, : len(self.class_names)].detach(), labels, loss.detach())
         if len(outliers):
-            loss = loss - 0.5 * outliers.float().log_softmax(1).mean()  # the weight is explained in `data/outliers.py`
+            if not self.can_abstain:
+                raise UserError("the data has outliers, but the model can't abstain; use the same --data.outliers")
+            loss = loss - outliers.log_softmax(1)[:, -1].mean()
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -148,15 +158,10 @@ class Classifier(LightningModule):
         self.log_dict(values, prog_bar=True, logger=False, sync_dist=True)
 
     def predict(self, images: Any) -> Answers:
-        """Classifies images, in evaluation mode.
+        """Classifies images, in evaluation mode, or raises a UserError, or an OSError if a file can't be read.
 
-        Args:
-            images: A picture, as a path, the content of a file or a Pillow image; a list of pictures; or an array or
-                tensor `(N, 28, 28)` uint8, or of the shape in `inputs`.
-
-        Raises:
-            UserError: A picture can't be used, or the array has another shape or type.
-            OSError: A picture can't be read.
+        Images are a picture, as a path, the content of a file or a Pillow image; a list of pictures; or an array or
+        tensor `(N, 28, 28)` uint8, or of the shape in `inputs`.
         """
         if not isinstance(images, np.ndarray | Tensor):
             pictures = images if isinstance(images, list | tuple) else [images]

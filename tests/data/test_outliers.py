@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import outliers
-from mnist_lightning.data.augmentation import draw_path
+from mnist_lightning.data.augmentation import Augmentation
 from mnist_lightning.data.module import MNISTDataModule, scale
-from mnist_lightning.data.outliers import make_outliers
+from mnist_lightning.data.outliers import make_outliers, scribble
+from mnist_lightning.data.pens import draw_path
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import MLP
 from tests.conftest import MLP as MLP_FLAGS
@@ -58,30 +59,40 @@ def pairs(digits: tuple[Tensor, Tensor], label: int) -> tuple[Tensor, Tensor]:
     return images[chosen].expand(2, -1, -1, -1, -1), labels[chosen].long().expand(2, -1)
 
 
-@pytest.mark.parametrize("kind", [outliers.cross, outliers.turn, outliers.halve])
+def test_scribbles_are_of_all_kinds() -> None:
+    pictures = scribble(400, generator())
+    for axis in (2, 3):
+        is_symmetric = (pictures - pictures.flip(axis)).abs().amax((1, 2, 3)) < 0.01
+        assert 40 < is_symmetric.sum() < 160
+    ink = pictures.sum((1, 2, 3))
+    assert 20 < ink.quantile(0.05) < ink.quantile(0.95) < 260
+    assert pictures[..., :2].mean() < 0.05 and pictures.mean(0).amax() < 0.5  # centered, and no place prevails
+
+
+@pytest.mark.parametrize("kind", [outliers.cross, outliers.change])
 def test_a_1_stays_a_digit(kind: Kind, digits: tuple[Tensor, Tensor]) -> None:
-    assert [kind(*pairs(digits, 1), generator(seed))[1].sum() for seed in range(5)] == [0] * 5
-    assert any(kind(*pairs(digits, 3), generator(seed))[1].any() for seed in range(5))
+    images, labels = pairs(digits, 1)
+    assert [kind(images, labels, generator(seed))[1].sum() for seed in range(5)] == [0] * 5
+    labels = torch.stack([labels[0] + 2, labels[1] + 3])  # 3 and 4
+    assert any(kind(images, labels, generator(seed))[1].any() for seed in range(5))
 
 
 def test_what_shows_a_digit_is_replaced(digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outliers, "KINDS", (outliers.turn,))
+    monkeypatch.setattr(outliers, "KINDS", (outliers.change,))
     ones, labels = (part[0] for part in pairs(digits, 1))
     pictures = make_outliers(ones, labels, 15, generator())
     assert (torch.cdist(pictures.flatten(1), torch.cat([ones, ones.flip(3)]).flatten(1)) > 2).all()
 
 
-def test_digits_are_turned_and_halved(digits: tuple[Tensor, Tensor]) -> None:
-    images, labels = pairs(digits, 4)
-    turned, is_none = outliers.turn(images, labels, generator())
-    ways = torch.stack([images[0].flip(3), images[0].rot90(2, (2, 3)), images[0].rot90(1, (2, 3))])
-    assert (ways == turned).flatten(2).all(2).sum(0).tolist() == [1] * 15
-    assert is_none.all()
-    images, labels = pairs(digits, 0)
-    halved, is_none = outliers.halve(images, labels, generator())
-    fractions = halved.sum((1, 2, 3)) / images[0].sum((1, 2, 3))
-    assert ((fractions > 0.25) & (fractions < 0.75)).all()
-    assert is_none.all()
+def test_each_change_is_made_of_the_digits_that_it_makes_unreadable(digits: tuple[Tensor, Tensor]) -> None:
+    for function, group in outliers.CHANGES.items():
+        images, labels = pairs(digits, group[-1])
+        changed, expected = function(images[0]), images[0].sum((1, 2, 3))
+        assert changed.shape == images[0].shape
+        assert ((changed.sum((1, 2, 3)) > 0.2 * expected) & (changed.sum((1, 2, 3)) < 2 * expected)).all()
+        assert (changed - images[0]).abs().sum((1, 2, 3)).min() > 10
+        found = [outliers.change(images, labels, generator(seed)) for seed in range(8)]
+        assert any((made == changed).flatten(1).all(1)[is_none].any() for made, is_none in found)
 
 
 def test_digits_side_by_side_keep_their_places(digits: tuple[Tensor, Tensor]) -> None:
@@ -99,6 +110,15 @@ def test_outliers_are_for_digits_alone() -> None:
         match=r"^outliers 0\.2 is not allowed; it must be 0, or for handwritten digits, more than 0, such as 0\.25$",
     ):
         MNISTDataModule(dataset="FashionMNIST", outliers=0.2).setup("fit")
+    with pytest.raises(UserError, match=r"^augmentation\.flags 0\.1 is not allowed; it must be 0, or for handwritten"):
+        MNISTDataModule(dataset="FashionMNIST", augmentation=Augmentation(flags=0.1)).setup("fit")
+
+
+def test_a_model_that_cannot_abstain_refuses_outliers() -> None:
+    with pytest.raises(
+        UserError, match=r"^the data has outliers, but the model can't abstain; use the same --data.outliers$"
+    ):
+        MLP().training_step((torch.zeros(3, 1, 28, 28), torch.tensor([1, 2])), 0)
 
 
 @pytest.mark.parametrize("outliers", [-1.0, float("inf"), float("nan")])
@@ -111,13 +131,20 @@ def test_few_outliers_are_possible(digits: tuple[Tensor, Tensor]) -> None:
     assert make_outliers(*digits, 1, generator()).shape == (1, 1, 28, 28)
 
 
-def test_loss_asks_for_equal_probabilities_of_outliers() -> None:
-    model = MLP(dropout=0)
+def test_loss_asks_for_abstention() -> None:
+    model = MLP(dropout=0, outliers=0.5)
     images, labels = torch.randn(6, 1, 28, 28, generator=generator()), torch.tensor([1, 2, 3, 4])
-    logits = model(images)
-    expected = F.cross_entropy(logits[:4], labels) + 0.5 * F.cross_entropy(logits[4:], torch.full((2, 10), 0.1))
+    logits = F.pad(model.network(images), (0, 1))
+    expected = F.cross_entropy(logits[:4], labels) + F.cross_entropy(logits[4:], torch.tensor([10, 10]))
     torch.testing.assert_close(model.training_step((images, labels), 0), expected)
     assert model.train_scores.compute()["confusion"].sum() == 4
+
+
+def test_the_probability_of_no_class_is_shared_by_all() -> None:
+    model = MLP(outliers=0.5).eval()
+    images = torch.randn(6, 1, 28, 28, generator=generator())
+    probabilities, none = F.pad(model.network(images), (0, 1)).softmax(1).tensor_split([10], 1)
+    torch.testing.assert_close(model(images).softmax(1), probabilities + none / 10)
 
 
 def test_a_resumed_run_keeps_its_outliers_and_one_without_gets_none(
