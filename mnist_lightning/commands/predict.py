@@ -103,10 +103,10 @@ def _write(cli: CLI, predictions: Predictions, digits: Digits | None, path: Path
         if has_sheet := str(path) != "-":
             sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences.tolist())
             reports.write_figure(_sheet_path(path), sheet)
-    minimum = options.min_confidence
-    num_empty = reports.write_predictions(path, sources, probabilities, data.class_names, extra, minimum)
-    if num_empty:
-        echo(f"uncertain   {num_empty:,} of {len(texts):,} predictions have a confidence below {minimum:g}")
+    reports.write_predictions(path, sources, probabilities, data.class_names, extra, options.min_confidence)
+    limit = options.min_confidence or figures.UNSURE
+    if num_uncertain := int((confidences < limit).sum()):
+        echo(f"uncertain   {num_uncertain:,} of {len(texts):,} predictions have a confidence below {limit:g}")
     echo(f"predictions {path}")
     if digits is not None and has_sheet:
         echo(f"sheet       {_sheet_path(path)}, with what the model saw")

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 FONT = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # matplotlib's own
+UNSURE = 0.65  # a picture with a lower confidence may show no digit at all; docs/own_pictures.md says how it was chosen
 NUM_BINS = 15  # of confidence, the usual number for the expected calibration error
 
 Pixels = npt.NDArray[np.uint8]
@@ -55,7 +56,7 @@ def confusion_image(confusion: Tensor, class_names: Sequence[str], title: str) -
 def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confidences: Sequence[float]) -> Figure:
     """Draws the first hundred images, each with its prediction and confidence."""
     titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
-    colors = ["black" if confidence >= 0.9 else "firebrick" for confidence in confidences]
+    colors = ["black" if confidence >= UNSURE else "firebrick" for confidence in confidences]
     return _grid(images[:100], titles[:100], colors[:100])
 
 

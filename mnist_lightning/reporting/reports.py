@@ -111,19 +111,19 @@ def write_predictions(
     class_names: Sequence[str],
     extra: Mapping[str, Sequence[object]],
     min_confidence: float = 0.0,
-) -> int:
+) -> None:
     """Writes a row for each image: source, prediction, confidence, the probability of each class, extra columns.
 
     The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output.
-    Predictions below `min_confidence` are left empty; returns their number.
+    Predictions below `min_confidence` are left empty. `known` is near 0 for a picture that shows none of the classes.
     """
-    header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *extra]
-    rows, num_empty = [], 0
+    header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *extra, "known"]
+    rows: list[list[object]] = []
     for source, row, *entries in zip(sources, probabilities.tolist(), *extra.values(), strict=True):
         confidence = max(row)
         prediction = class_names[row.index(confidence)] if confidence >= min_confidence else ""
-        num_empty += not prediction
-        rows.append([source, prediction, *(round(p, 6) for p in (confidence, *row)), *entries])
+        known = 1 - len(row) * min(row)  # a model that abstains gives the same share of doubt to each class
+        rows.append([source, prediction, *(round(p, 6) for p in (confidence, *row)), *entries, round(known, 6)])
     if path.suffix in (".json", ".jsonl"):
         text = "".join(f"{json.dumps(dict(zip(header, row, strict=True)))}\n" for row in rows)
     else:
@@ -132,7 +132,6 @@ def write_predictions(
         sys.stdout.write(text)
     else:
         write_atomically(path, text)
-    return num_empty
 
 
 def as_csv(rows: Sequence[Sequence[object]]) -> str:

@@ -103,6 +103,7 @@ def predict() -> Response:
         {
             "prediction": classifier.class_names[row.argmax()],
             "confidence": float(row.max()),
+            "known": 1 - row.size * float(row.min()),  # as in `predict`
             "probabilities": dict(zip(classifier.class_names, row.tolist(), strict=True)),
             "image": digit.image.tolist(),
         }

@@ -13,6 +13,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from mnist_lightning.images import find_digits
+from mnist_lightning.reporting.figures import UNSURE
 from mnist_lightning.serving.app import MAX_BYTES, create_app
 from mnist_lightning.serving.runtime import ExportedClassifier
 from tests.conftest import UInt8, png, scan
@@ -54,6 +55,12 @@ def test_endpoint_reads_images_like_the_command(
     (probabilities,) = classifier(digit.image[None]).tolist()
     assert answer["probabilities"] == dict(zip("0123456789", probabilities, strict=True))
     assert (answer["prediction"], answer["confidence"]) == ("7", max(probabilities))
+    assert answer["known"] == pytest.approx(1 - 10 * min(probabilities), abs=1e-6)
+
+
+def test_page_takes_the_same_confidence_for_uncertain(client: FlaskClient) -> None:
+    script = Path(client.application.root_path) / "static" / "page.js"
+    assert f"found?.confidence < {UNSURE} " in script.read_text()
 
 
 def test_images_in_json_are_unchanged(client: FlaskClient, mnist_images: UInt8) -> None:

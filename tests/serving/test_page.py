@@ -98,6 +98,17 @@ def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None
     assert sum(digit == prediction for digit, prediction in predictions.items()) >= 9, predictions
 
 
+def test_what_is_no_digit_is_said(page: Page) -> None:
+    even = {str(digit): 0.1 for digit in range(10)}
+    answer = {"prediction": "0", "confidence": 0.1, "known": 0.0, "probabilities": even, "image": [[0] * 28] * 28}
+    page.route("**/predict", lambda route: route.fulfill(json={"predictions": [answer]}))  # as of a model that abstains
+    draw(page, UPRIGHT["7"])
+    expect(page.get_by_text("That doesn't look like a digit.")).to_be_visible()
+    expect(page.locator("#answer")).to_have_class("unsure")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("That doesn't look like a digit.")).not_to_be_visible()
+
+
 def test_answer_shows_bars_and_what_the_model_sees(page: Page) -> None:
     draw(page, UPRIGHT["7"])
     expect(page.locator("#answer")).to_have_text("7")
