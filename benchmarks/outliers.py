@@ -2,19 +2,24 @@
 
 Two kinds: shapes drawn with a pen, and printed letters that do not look like digits, all found in a picture as
 `predict --images` does. Training draws neither. Beside them, other people's digits: UCI's, of 8x8 pixels, enlarged.
+With `--validation`, which is how training is chosen, it shows other shapes, Greek and Cyrillic letters and symbols.
 
-A picture is accepted if its confidence is at least that which 99% of MNIST's test images reach.
+A picture is accepted if its confidence is at least that which 99% of MNIST's test (or validation) images reach.
 """
 
+import argparse
 import io
 import itertools
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -26,9 +31,12 @@ from mnist_lightning.images import find_digits
 from mnist_lightning.runs import folders
 
 NUM_PICTURES = 300
-FONTS = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono", "cmr10", "STIXGeneral")
+FONTS: Sequence[str] = ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono", "cmr10", "STIXGeneral")
 LETTERS = "AEFHKMNPRTUVWXYadefhkmnprtuvwxy"
 """Letters that no digit looks like: not B, D, G, I, J, L, O, Q, S, Z, b, g, i, j, l, o, q, s and z, nor C and c."""
+SYMBOLS = "ΓΔΛΞΠΣΦΨΩαεηκλμπτφχψωЖИЮФЦШЩЫЯджлю∫√∇≈≠±÷↑&@?!€£¥¶+=*~{}[]<>♠♦♣"
+SYMBOL_FONTS = FONTS[:3]
+"""For `--validation`, with fonts that have all of these."""
 
 Line = list[tuple[float, float]]  # points in [-1, 1]
 
@@ -56,6 +64,20 @@ SHAPES: dict[str, list[Line]] = {
     "hash sign": [[(-0.3, -1), (-0.4, 1)], [(0.4, -1), (0.3, 1)], [(-1, -0.35), (1, -0.35)], [(-1, 0.35), (1, 0.35)]],
     "percent sign": [_arc(-0.6, -0.6, 0.3), _arc(0.6, 0.6, 0.3), [(0.7, -1), (-0.7, 1)]],
     "wave": [_curve(T / math.pi - 1, 0.4 * np.sin(3 * T))],
+}
+VALIDATION_SHAPES: dict[str, list[Line]] = {
+    "triangle": [[(0, -1), (1, 0.8), (-1, 0.8), (0, -1)]],
+    "square": [[(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8), (-0.8, -0.8)]],
+    "plus sign": [[(-1, 0), (1, 0)], [(0, -1), (0, 1)]],
+    "flash": [[(0.3, -1), (-0.5, 0.1), (0.4, 0), (-0.4, 1)]],
+    "moon": [_arc(0, 0, 1, 0.8, 2 * math.pi - 0.8), _arc(0.7, 0, 0.72, 1.6, 2 * math.pi - 1.6)],
+    "tree": [[(0, 1), (0, 0.3)], [(0, -1), (0.8, 0.3), (-0.8, 0.3), (0, -1)]],
+    "hourglass": [[(-0.7, -1), (0.7, -1), (-0.7, 1), (0.7, 1), (-0.7, -1)]],
+    "envelope": [[(-1, -0.6), (1, -0.6), (1, 0.6), (-1, 0.6), (-1, -0.6), (0, 0.1), (1, -0.6)]],
+    "ladder": [[(-0.4, -1), (-0.4, 1)], [(0.4, -1), (0.4, 1)], *([(-0.4, y), (0.4, y)] for y in (-0.6, 0.0, 0.6))],
+    "umbrella": [[*_arc(0, 0, 1, math.pi, 2 * math.pi), (-1, 0)], [(0, 0), (0, 0.8), (0.2, 1), (0.4, 0.8)]],
+    "stick figure": [_arc(0, -0.7, 0.3), [(0, -0.4), (0, 0.3), (-0.5, 1)], [(0, 0.3), (0.5, 1)], [(-0.6, 0), (0.6, 0)]],
+    "flag": [[(-0.6, 1), (-0.6, -1), (0.7, -0.9), (0.7, -0.1), (-0.6, -0.1)]],
 }
 
 
@@ -94,17 +116,17 @@ def _find(pictures: list[bytes]) -> Tensor:
     return torch.from_numpy(np.stack([find_digits(picture)[0].image for picture in pictures]))
 
 
-def shapes() -> Tensor:
+def shapes(kinds: dict[str, list[Line]]) -> Tensor:
     """Returns shapes `(N, 28, 28)` uint8, as many of each."""
     rng = np.random.default_rng(0)
-    chosen = itertools.islice(itertools.cycle(SHAPES.values()), NUM_PICTURES)
+    chosen = itertools.islice(itertools.cycle(kinds.values()), NUM_PICTURES)
     return _find([draw_shape(lines, rng) for lines in chosen])
 
 
-def letters() -> Tensor:
+def letters(alphabet: str, fonts: Sequence[str]) -> Tensor:
     """Returns letters `(N, 28, 28)` uint8."""
     rng = np.random.default_rng(0)
-    chosen = [(LETTERS[i % len(LETTERS)], FONTS[i % len(FONTS)]) for i in range(NUM_PICTURES)]
+    chosen = [(alphabet[i % len(alphabet)], fonts[i % len(fonts)]) for i in range(NUM_PICTURES)]
     return _find([print_letter(letter, font, rng) for letter, font in chosen])
 
 
@@ -127,22 +149,55 @@ def describe(name: str, probabilities: Tensor, threshold: float, labels: Tensor 
     return {"pictures": name, "number": len(probabilities), **row}
 
 
+def draw_sheet(paths: Sequence[Path], output: Path) -> None:
+    """Draws forty of the pictures, each with what every checkpoint says about it."""
+    digits, labels = uci_digits()
+    hard = (predict(paths[0], digits).argmax(1) != labels).nonzero().flatten()[:10]  # what the first one gets wrong
+    names = ["shape"] * 15 + ["letter"] * 15 + [f"a {label}" for label in labels[hard].tolist()]
+    images = torch.cat([shapes(SHAPES)[:15], letters(LETTERS, FONTS)[:15], digits[hard]])
+    answers = [predict(path, images).max(1) for path in paths]
+    figure = Figure(figsize=(12, 7), dpi=100, layout="constrained")
+    for index, (axes, name, image) in enumerate(zip(figure.subplots(4, 10).flat, names, images, strict=True)):
+        said = [f"{prediction[index]}  {confidence[index]:.0%}" for confidence, prediction in answers]
+        axes.imshow(255 - image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title("\n".join([name, *said]), fontsize=9)
+        axes.axis("off")
+    figure.savefig(output)
+
+
+def score(path: Path, is_validation: bool) -> list[dict[str, Any]]:
+    """Returns the rows of the table for a checkpoint."""
+    data = MNISTDataModule()
+    data.setup("fit" if is_validation else "test")
+    if is_validation:
+        images, labels = data.train_images[data.val_indices], data.train_labels[data.val_indices]
+        others = {"shapes": shapes(VALIDATION_SHAPES), "symbols": letters(SYMBOLS, SYMBOL_FONTS)}
+    else:
+        images, labels = data.test_images, data.test_labels
+        others = {"shapes": shapes(SHAPES), "letters": letters(LETTERS, FONTS)}
+    clean = predict(path, images)
+    threshold = clean.max(1).values.sort().values[len(clean) // 100].item()
+    rows = [describe(f"MNIST's {'validation' if is_validation else 'test'} images", clean, threshold, labels)]
+    if not is_validation:
+        digits, labels = uci_digits()
+        rows.append(describe("UCI's digits", predict(path, digits), threshold, labels))
+    return rows + [describe(name, predict(path, pictures), threshold) for name, pictures in others.items()]
+
+
 def main() -> None:
     """Measures a checkpoint."""
-    args = measure.parse("What a model says about pictures that show no digit", ckpt_path="pretrained")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ckpt_path", nargs="?", default="pretrained", help="best, last, pretrained (default) or a file")
+    parser.add_argument("--validation", action="store_true", help="use other digits, shapes and letters")
+    parser.add_argument("--sheet", nargs="+", metavar="FILE", help="only draw a PNG file, also of further checkpoints")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
+    args = parser.parse_args()
     path = folders.find_checkpoint(args.ckpt_path)
-    data = MNISTDataModule()
-    data.setup("test")
-    clean = predict(path, data.test_images)
-    threshold = clean.max(1).values.sort().values[len(clean) // 100].item()
-    images, labels = uci_digits()
-    rows = [
-        describe("MNIST's test images", clean, threshold, data.test_labels),
-        describe("UCI's digits", predict(path, images), threshold, labels),
-        describe("shapes", predict(path, shapes()), threshold),
-        describe("letters", predict(path, letters()), threshold),
-    ]
-    measure.report("outliers", rows, list(rows[0]), args.output)
+    if args.sheet:
+        draw_sheet([path, *map(folders.find_checkpoint, args.sheet[1:])], Path(args.sheet[0]))
+        return
+    rows = score(path, args.validation)
+    measure.report("outliers_validation" if args.validation else "outliers", rows, list(rows[0]), args.output)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -147,6 +148,20 @@ def corrupt(images: Tensor, corruption: Corruption) -> Tensor:
     return (corrupted.clamp(0, 1) * 255).round().squeeze(1).to(torch.uint8)
 
 
+def score(path: Path, is_validation: bool) -> list[dict[str, Any]]:
+    """Returns the error rate of a checkpoint without and with each corruption, and the mean of the latter."""
+    data = MNISTDataModule()
+    data.setup("fit" if is_validation else "test")
+    if is_validation:
+        images, labels = data.train_images[data.val_indices], data.train_labels[data.val_indices]
+    else:
+        images, labels = data.test_images, data.test_labels
+    errors = {c.__name__: _error(path, corrupt(images, c), labels) for c in CORRUPTIONS}
+    mean = {f"mean of {len(errors)}": sum(errors.values()) / len(errors)}
+    errors = {"none": _error(path, images, labels), **errors, **mean}
+    return [{"corruption": name, "error %": error} for name, error in errors.items()]
+
+
 def main() -> None:
     """Measures the error rate with each corruption."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,21 +169,9 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="corrupt the validation images")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args()
-    path = folders.find_checkpoint(args.ckpt_path)
-    data = MNISTDataModule()
-    data.setup("fit" if args.validation else "test")
-    if args.validation:
-        images, labels = data.train_images[data.val_indices], data.train_labels[data.val_indices]
-    else:
-        images, labels = data.test_images, data.test_labels
-    rows = [{"corruption": "none", "error %": _error(path, images, labels)}]
-    rows += [
-        {"corruption": corruption.__name__, "error %": _error(path, corrupt(images, corruption), labels)}
-        for corruption in CORRUPTIONS
-    ]
-    mean = sum(row["error %"] for row in rows[1:]) / len(CORRUPTIONS)  # type: ignore[misc]
-    rows.append({"corruption": f"mean of {len(CORRUPTIONS)}", "error %": mean})
-    measure.report("robustness", rows, ["corruption", "error %"], args.output)
+    rows = score(folders.find_checkpoint(args.ckpt_path), args.validation)
+    name = "robustness_validation" if args.validation else "robustness"
+    measure.report(name, rows, ["corruption", "error %"], args.output)
 
 
 def _error(path: Path, images: Tensor, labels: Tensor) -> float:

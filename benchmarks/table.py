@@ -9,7 +9,9 @@ from typing import Any
 from benchmarks import accuracy
 from benchmarks.measure import RESULTS_DIR
 
-CONFIGS = ("cnn", "cnn_best", "cnn_best_ensemble", "cnn_fast", "mlp", "mlp_augmented")
+CONFIGS = ("cnn", "cnn_best", "cnn_best_ensemble", "cnn_robust", "mlp", "mlp_augmented")
+WEIGHTS = {"cnn_best": "", "cnn_robust": "_cnn_robust"}
+"""The config of the pretrained weights and of others, and what the names of their results end with."""
 
 
 def read(name: str) -> dict[str, Any]:
@@ -80,10 +82,22 @@ def summary_table() -> str:
 
 
 def robustness_table() -> str:
-    """Returns the errors of the pretrained weights on corrupted images as Markdown."""
-    found = read("robustness")["rows"]
-    names = [row["corruption"].replace("_", " ") for row in found]
-    return as_markdown(names, [[f"{row['error %']:.1f}" for row in found]])
+    """Returns errors on corrupted images as Markdown."""
+    found = {config: read(f"robustness{end}")["rows"] for config, end in WEIGHTS.items()}
+    names = [row["corruption"].replace("_", " ") for row in found["cnn_robust"]]
+    lines = ([config, *(f"{row['error %']:.1f}" for row in rows)] for config, rows in found.items())
+    return as_markdown(["config", *names], lines)
+
+
+def outliers_table() -> str:
+    """Returns what is said about pictures that show no digit, and about other people's digits, as Markdown."""
+    columns = ("right %", "confidence of 0.9 or more %", "accepted %")
+    lines = [
+        [row["pictures"], config, *(f"{row[column]:.1f}" if column in row else "" for column in columns)]
+        for rows in zip(*(read(f"outliers{end}")["rows"] for end in WEIGHTS.values()), strict=True)
+        for config, row in zip(WEIGHTS, rows, strict=True)
+    ]
+    return as_markdown(["pictures", "config", *columns], lines)
 
 
 def images_table() -> str:
@@ -169,6 +183,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/measurements.md": (
         accuracy_table,
         robustness_table,
+        outliers_table,
         images_table,
         transfer_table,
         speed_table,
@@ -178,7 +193,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
         tuned_table,
     ),
     "docs/reliability.md": (kills_table,),
-    "MODEL_CARD.md": (robustness_table, images_table),
+    "MODEL_CARD.md": (robustness_table, outliers_table, images_table),
 }
 """The tables on each page."""
 
