@@ -25,7 +25,7 @@ def test_test_needs_no_flags_and_equals_scikit_learn(run: Path, capsys: pytest.C
     assert (metrics["num_images"], metrics["dataset"], metrics["checkpoint"]) == (100, "Tiny", str(BEST))
     matrix = [[int(row[name]) for name in "0123456789"] for row in read_csv(run / "test" / "confusion_matrix.csv")]
     assert matrix == confusion_matrix(targets, predictions).tolist()
-    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "target"]
+    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "target", "known"]
     assert [row["source"] for row in rows] == [f"Tiny/test/{number}" for number in range(100)]
     assert all(float(row["confidence"]) == max(float(row[f"p{i}"]) for i in range(10)) for row in rows)
     assert metrics["accuracy"] > 0.5
