@@ -1,8 +1,8 @@
-"""What a model says about pictures that show no digit: `python -m benchmarks.outliers --ckpt_path best`.
+"""What a model says about pictures that show no digit: `python -m benchmarks.outliers best`.
 
 Two kinds: shapes drawn with a pen, and printed letters that do not look like digits, all found in a picture as
 `predict --images` does. Training draws neither. Beside them, other people's digits: UCI's, of 8x8 pixels, enlarged.
-With `--validation`, which is how training is chosen, it shows other shapes, Greek and Cyrillic letters and symbols.
+With `--validation`, other shapes, Greek and Cyrillic letters and symbols take their place; training is chosen by them.
 
 A picture is accepted if its confidence is at least that which 99% of MNIST's test (or validation) images reach.
 """

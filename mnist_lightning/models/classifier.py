@@ -42,7 +42,7 @@ class Classifier(LightningModule):
         weight_decay: AdamW's, for weights but not for biases and BatchNorm.
         label_smoothing: Fraction of each training target that is spread over all classes.
         freeze: Whether only the last layer is trained; the network stays in evaluation mode.
-        outliers: More than 0 if it learns to abstain from pictures of no class; linked to the data's.
+        outliers: More than 0 if it learns to abstain, from pictures of no class; the same as the data's.
     """
 
     network: nn.Module  # returns logits `(N, C)` for normalized images `(N, C, H, W)` float32
@@ -103,7 +103,7 @@ class Classifier(LightningModule):
         self.train_scores.update(logits[:, : len(self.class_names)].detach(), labels, loss.detach())
         if len(outliers):
             if not self.can_abstain:
-                raise UserError("the data has outliers, but the model can't abstain; use the same --data.outliers")
+                raise UserError("the data has outliers, but the model can't abstain; give both the same outliers")
             loss = loss - outliers.log_softmax(1)[:, -1].mean()
         return loss
 

@@ -116,7 +116,7 @@ def test_outliers_are_for_digits_alone() -> None:
 
 def test_a_model_that_cannot_abstain_refuses_outliers() -> None:
     with pytest.raises(
-        UserError, match=r"^the data has outliers, but the model can't abstain; use the same --data.outliers$"
+        UserError, match=r"^the data has outliers, but the model can't abstain; give both the same outliers$"
     ):
         MLP().training_step((torch.zeros(3, 1, 28, 28), torch.tensor([1, 2])), 0)
 
