@@ -8,9 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from benchmarks import measure
 from benchmarks.epoch_time import MODELS
+from mnist_lightning.commands.evaluation import Predictions
 from mnist_lightning.data.module import EVALUATION_BATCH_SIZE, MNISTDataModule, normalize
 from mnist_lightning.models import Classifier
-from mnist_lightning.training.gathering import Predictions
 
 NUM_SINGLE_IMAGES = 1000
 

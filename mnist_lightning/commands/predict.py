@@ -21,7 +21,6 @@ from mnist_lightning.errors import UserError, check_range
 from mnist_lightning.images import Digit, InputFormat, join_lines
 from mnist_lightning.images.reading import find_files
 from mnist_lightning.reporting import figures, reports
-from mnist_lightning.training.gathering import Predictions
 
 Digits = list[tuple[Path, Digit]]  # each digit with the file that it was found in, in order
 
@@ -35,7 +34,7 @@ def _add_flags(parser: LightningArgumentParser) -> None:
 
 def predict(flags: Sequence[str]) -> None:
     """Writes a checkpoint's predictions to a CSV file; exits with status 3 if some images can't be read."""
-    predictions = Predictions()
+    predictions = evaluation.Predictions()
     cli = CLI("predict", flags, [predictions], _add_flags)
     options, data = cli.config, cli.datamodule
     is_file, inputs = options.output not in (None, "-"), cli.model.inputs
@@ -51,8 +50,7 @@ def predict(flags: Sequence[str]) -> None:
                 raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
         digits = _read(files, inputs, many=options.digits == "many")
         if len(digits) < (num_processes := cli.trainer.world_size):
-            few = f"{len(digits)} digits are too few for {num_processes} processes"
-            raise UserError(f"{few}; lower --trainer.devices")
+            raise UserError(f"{len(digits)} digits are too few for {num_processes} processes; lower --trainer.devices")
         data.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in digits])))
     data.setup("predict")
     if not evaluation.run(cli, predictions, len(data.test_labels)):
@@ -85,7 +83,7 @@ def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
     return found
 
 
-def _write(cli: CLI, predictions: Predictions, digits: Digits | None, path: Path) -> None:
+def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None, path: Path) -> None:
     """Writes the CSV file and, for the user's own images, a contact sheet of what the model saw."""
     options, data, probabilities = cli.config, cli.datamodule, predictions.probabilities
     confidences, classes = probabilities.max(1)

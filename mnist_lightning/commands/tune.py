@@ -42,13 +42,10 @@ def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(command_line("tune"), allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--space", type=Path, required=True)
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--finalists", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
+    for name, default in (("trials", 20), ("epochs", None), ("finalists", 3), ("seeds", 3), ("grace_s", 60)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--storage")
     parser.add_argument("--study")
-    parser.add_argument("--grace_s", type=int, default=60)
     parser.add_argument("--timeout_s", type=float, default=math.inf)
     args, others = parser.parse_known_args(flags)
     for name, minimum in (("trials", 1), ("epochs", 1), ("finalists", 1), ("seeds", 1), ("timeout_s", 0)):

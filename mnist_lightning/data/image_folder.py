@@ -75,8 +75,7 @@ def _decode(files: Sequence[Path], inputs: InputFormat) -> Tensor:
         images[index] = read_picture(files[index], inputs.image_size, inputs.channels)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
-        steps = pool.map(read, range(len(files)))
-        list(track(steps, "reading", len(files), console=console, transient=True))
+        list(track(pool.map(read, range(len(files))), "reading", len(files), console=console, transient=True))
     return torch.from_numpy(images)
 
 

@@ -51,8 +51,7 @@ class Batches(DistributedSampler[Tensor]):
     ) -> None:
         # Lightning calls `set_epoch` on a DistributedSampler, and does not replace it.
         super().__init__(TensorDataset(indices), num_replicas, rank, shuffle=seed is not None, seed=seed or 0)
-        self.indices = indices
-        self.batch_size = batch_size
+        self.indices, self.batch_size = indices, batch_size
 
     def __len__(self) -> int:
         return math.ceil(len(self.indices) // self.num_replicas / self.batch_size)

@@ -126,8 +126,7 @@ def _center(image: Gray) -> list[float]:
 
 def _resize(image: Gray, width: int, height: int) -> Gray:
     method = cv2.INTER_AREA if width * height < image.size else cv2.INTER_CUBIC
-    resized: Gray = cv2.resize(image, (width, height), interpolation=method).clip(0, 1)
-    return resized
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method).clip(0, 1), np.float32)
 
 
 def _thicken(ink: Gray) -> Gray:
@@ -139,5 +138,4 @@ def _thicken(ink: Gray) -> Gray:
     missing = max(ink.shape) / 12 - stroke
     if missing < 1:
         return ink
-    thick: Gray = cv2.dilate(ink, np.ones((round(missing) + 1,) * 2))
-    return thick
+    return np.asarray(cv2.dilate(ink, np.ones((round(missing) + 1,) * 2)), np.float32)

@@ -35,8 +35,7 @@ def find_ink(image: Gray) -> Gray:
     otsu, _ = cv2.threshold(positive, 0, 255, cv2.THRESH_OTSU)
     threshold = max(otsu / 200, 0.3) * level
     full = float(np.median(sample[sample > threshold]))
-    ink: Gray = np.clip((flat - 0.25 * threshold) / (full - 0.25 * threshold), 0, 1).astype(np.float32)
-    return ink
+    return np.asarray(np.clip((flat - 0.25 * threshold) / (full - 0.25 * threshold), 0, 1), np.float32)
 
 
 def _sample(ink: Gray) -> Gray:
@@ -103,8 +102,7 @@ def _remove_lines(ink: Gray) -> Gray:
     lines = common - opening  # thinner than a stroke
     lines = cv2.dilate(np.where((lines > MIN_LINE) & (lines > 0.7 * common), 1.3 * lines, 0), np.ones((3, 1)))
     rows = np.arange(height)[:, None] - (slope * (np.arange(width) / width - 0.5)).round().astype(int)
-    flat: Gray = ink - lines[rows.clip(0, height - 1), 0]
-    return flat
+    return np.asarray(ink - lines[rows.clip(0, height - 1), 0], np.float32)
 
 
 class Piece(NamedTuple):

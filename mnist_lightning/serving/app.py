@@ -53,28 +53,16 @@ def run(app: Flask, listener: socket.socket, url_prefix: str = "") -> None:
     `/digits`, is the path at which a reverse proxy publishes the service.
     """
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns about every request that waits
-    waitress.create_server(
-        app,
-        sockets=[listener],
-        url_prefix=url_prefix,
-        threads=min(os.cpu_count() or 1, MAX_THREADS),
-        connection_limit=MAX_CONNECTIONS,
-        channel_timeout=IDLE_S,
-        cleanup_interval=1,
-        ident=None,
-    ).run()
+    limits = {"threads": min(os.cpu_count() or 1, MAX_THREADS), "connection_limit": MAX_CONNECTIONS}
+    times = {"channel_timeout": IDLE_S, "cleanup_interval": 1}
+    waitress.create_server(app, sockets=[listener], url_prefix=url_prefix, ident=None, **limits, **times).run()
 
 
-@routes.get("/")
-def page() -> Response:
-    """The page to draw on."""
-    return current_app.send_static_file("index.html")
-
-
-@routes.get("/openapi.json")
-def openapi() -> Response:
-    """The description of this API."""
-    return current_app.send_static_file("openapi.json")
+@routes.get("/", defaults={"name": "index.html"})
+@routes.get("/openapi.json", defaults={"name": "openapi.json"})
+def send_file(name: str) -> Response:
+    """The page to draw on, and the description of this API."""
+    return current_app.send_static_file(name)
 
 
 @routes.get("/healthz")

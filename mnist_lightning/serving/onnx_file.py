@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -62,20 +63,12 @@ def export_onnx(
 def _to_onnx(deployed: Deployed, metadata: Mapping[str, str]) -> bytes:
     shape = (2, *deployed.model.inputs.shape)  # a batch of one would make the batch size a constant
     example = torch.zeros(shape, dtype=torch.uint8)
+    named: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
+    named["dynamic_shapes"] = ({0: torch.export.Dim("N")},)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # the exporter's own warnings
-        program = torch.onnx.export(
-            deployed,
-            (example,),
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            opset_version=OPSET,
-            verbose=False,
-        )
+        program = torch.onnx.export(deployed, (example,), opset_version=OPSET, dynamo=True, verbose=False, **named)
     assert program is not None
     proto = program.model_proto
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
-    content: bytes = proto.SerializeToString()
-    return content
+    return bytes(proto.SerializeToString())

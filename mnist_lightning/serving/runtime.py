@@ -38,5 +38,4 @@ class ExportedClassifier:
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8, or of the shape in `inputs`."""
-        probabilities: npt.NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: images})[0]
-        return probabilities
+        return np.asarray(self.session.run([OUTPUT], {INPUT: images})[0], np.float32)

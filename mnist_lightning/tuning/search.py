@@ -89,12 +89,8 @@ class Search:
         cli = CLI("fit", self.flags)
         for setting in PER_MACHINE:
             cli.config[setting] = cli.parser.get_default(setting)
-        made_with = {
-            "config": cli.parser.dump(cli.config, skip_default=True),
-            "epochs": self.num_epochs,
-            "space": [str(entry) for entry in self.space],
-            **further,
-        }
+        config, space = cli.parser.dump(cli.config, skip_default=True), [str(entry) for entry in self.space]
+        made_with = {"config": config, "epochs": self.num_epochs, "space": space, **further}
         study = optuna.create_study(
             storage=self.storage,
             study_name=name,
