@@ -13,7 +13,7 @@ from benchmarks import measure, outliers, robustness
 from benchmarks.accuracy import last_checkpoint, train
 
 CONFIG = "configs/cnn_robust.yaml"
-PENS = ("pen", "outline", "strokes", "flags")
+PENS = ("pen", "outline", "strokes", "flags", "nib", "coarse")
 VARIANTS = {
     "cnn_robust": [],
     "without pictures that show no digit": ["--data.outliers=0"],
@@ -23,16 +23,17 @@ VARIANTS = {
 
 
 def score(variant: str, seed: int, num_epochs: int) -> dict[str, float]:
-    """Trains a variant; returns its scores in %, all but the first of which should be low."""
+    """Trains a variant; returns its scores in %, those that are right and those that should be low."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [*VARIANTS[variant], f"--trainer.max_epochs={num_epochs}"]
         scores = train(CONFIG, seed, Path(folder), flags)
         path = last_checkpoint(Path(folder))
-        digits, *others = outliers.score(path, is_validation=True)
+        digits, coarse, *others = outliers.score(path, is_validation=True)
         errors = {row["corruption"]: row["error %"] for row in robustness.score(path, is_validation=True)}
     return {
         "right": digits["right %"],
         "loss": 100 * scores["val loss"],
+        "right of 8x8 pixels": coarse["right %"],
         **{f"{row['pictures']} with a confidence of 0.9 or more": row["confidence of 0.9 or more %"] for row in others},
         **{f"{row['pictures']} accepted": row["accepted %"] for row in others},
         "wrong with edges only": errors["edges"],

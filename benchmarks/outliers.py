@@ -2,7 +2,8 @@
 
 Two kinds: shapes drawn with a pen, and printed letters that do not look like digits, all found in a picture as
 `predict --images` does. Training draws neither. Beside them, other people's digits: UCI's, of 8x8 pixels, enlarged.
-With `--validation`, other shapes, Greek and Cyrillic letters and symbols take their place; training is chosen by them.
+With `--validation`, other shapes, Greek and Cyrillic letters and symbols, and MNIST's own digits reduced to 8x8 pixels
+take their place; training is chosen by them.
 
 A picture is accepted if its confidence is at least that which 99% of MNIST's test (or validation) images reach.
 """
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -130,13 +131,22 @@ def letters(alphabet: str, fonts: Sequence[str]) -> Tensor:
     return _find([print_letter(letter, font, rng) for letter, font in chosen])
 
 
+def enlarge(images: npt.NDArray[np.uint8]) -> Tensor:
+    """Returns digits of 8x8 pixels `(N, 8, 8)`, light ink, enlarged on a sheet of paper: `(N, 28, 28)` uint8."""
+    sheets = [ImageOps.expand(Image.fromarray(255 - image), border=2, fill=255) for image in images]
+    return _find([_png(sheet.resize((168, 168), Image.Resampling.BICUBIC)) for sheet in sheets])
+
+
 def uci_digits() -> tuple[Tensor, Tensor]:
     """Returns UCI's digits `(1797, 28, 28)` uint8 by 43 people, and their labels."""
     images, labels = load_digits(return_X_y=True)
-    pictures = [Image.fromarray((255 - image.reshape(8, 8) * 15.9).astype(np.uint8)) for image in images]
-    return _find(
-        [_png(picture.resize((112, 112), Image.Resampling.BICUBIC)) for picture in pictures]
-    ), torch.from_numpy(labels)
+    return enlarge((images.reshape(-1, 8, 8) * 15.9).astype(np.uint8)), torch.from_numpy(labels)
+
+
+def coarse_digits(images: Tensor) -> Tensor:
+    """Returns MNIST's digits `(N, 28, 28)` uint8 as if they had 8x8 pixels."""
+    digits = [Image.fromarray(image[4:24, 4:24]).resize((8, 8), Image.Resampling.BOX) for image in images.numpy()]
+    return enlarge(np.stack([np.asarray(digit) for digit in digits]))
 
 
 def describe(name: str, probabilities: Tensor, threshold: float, labels: Tensor | None = None) -> dict[str, Any]:
@@ -178,9 +188,9 @@ def score(path: Path, is_validation: bool) -> list[dict[str, Any]]:
     clean = predict(path, images)
     threshold = clean.max(1).values.sort().values[len(clean) // 100].item()
     rows = [describe(f"MNIST's {'validation' if is_validation else 'test'} images", clean, threshold, labels)]
-    if not is_validation:
-        digits, labels = uci_digits()
-        rows.append(describe("UCI's digits", predict(path, digits), threshold, labels))
+    name = "of 8x8 pixels" if is_validation else "UCI's digits"
+    digits, labels = (coarse_digits(images), labels) if is_validation else uci_digits()
+    rows.append(describe(name, predict(path, digits), threshold, labels))
     return rows + [describe(name, predict(path, pictures), threshold) for name, pictures in others.items()]
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from benchmarks import measure
 from benchmarks.accuracy import predict
-from mnist_lightning.data.augmentation import move
+from mnist_lightning.data.augmentation import distort
 from mnist_lightning.data.module import MNISTDataModule, scale
 from mnist_lightning.runs import folders
 
@@ -46,7 +46,7 @@ def motion_blur(images: Tensor, generator: Generator) -> Tensor:
     """Blurs along a line of 8 pixels in a random direction."""
     angle = 2 * math.pi * torch.rand(len(images), generator=generator)
     steps = torch.linspace(-4, 4, 17)
-    moved = [move(images, shift=step * torch.stack([angle.cos(), angle.sin()], 1)) for step in steps]
+    moved = [distort(images, shift=step * torch.stack([angle.cos(), angle.sin()], 1)) for step in steps]
     return torch.stack(moved).mean(0)
 
 
@@ -80,23 +80,23 @@ def stripes(images: Tensor, generator: Generator) -> Tensor:
 def scaled(images: Tensor, generator: Generator) -> Tensor:
     """Shrinks width and height to between half and three quarters."""
     factor = 0.5 + 0.25 * torch.rand(len(images), 1, generator=generator)
-    return move(images, scale=factor.expand(-1, 2))
+    return distort(images, scale=factor.expand(-1, 2))
 
 
 def rotated(images: Tensor, generator: Generator) -> Tensor:
     """Rotates by 20 to 35 degrees in either direction."""
     degrees = 20 + 15 * torch.rand(len(images), generator=generator)
-    return move(images, angle=_sign(images, generator) * degrees.deg2rad())
+    return distort(images, angle=_sign(images, generator) * degrees.deg2rad())
 
 
 def sheared(images: Tensor, generator: Generator) -> Tensor:
     """Shears by 0.3 to 0.6 pixels per row, in either direction."""
-    return move(images, shear=_sign(images, generator) * (0.3 + 0.3 * torch.rand(len(images), generator=generator)))
+    return distort(images, shear=_sign(images, generator) * (0.3 + 0.3 * torch.rand(len(images), generator=generator)))
 
 
 def shifted(images: Tensor, generator: Generator) -> Tensor:
     """Shifts by up to 5 pixels along each axis."""
-    return move(images, shift=10 * torch.rand(len(images), 2, generator=generator) - 5)
+    return distort(images, shift=10 * torch.rand(len(images), 2, generator=generator) - 5)
 
 
 def broken_strokes(images: Tensor, generator: Generator) -> Tensor:

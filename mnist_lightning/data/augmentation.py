@@ -3,7 +3,6 @@
 import math
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,19 +12,9 @@ from mnist_lightning.data import pens
 from mnist_lightning.data.pens import uniform
 from mnist_lightning.errors import check_range
 
-FRACTIONS = ("background", "contrast", "inversion", "light_share", "flags", "pen", "outline", "strokes")
+FRACTIONS = ("background", "contrast", "inversion", "light_share", "flags", "pen", *pens.CHANGES)
 LIMITS = {"rotation": 180, "shear": 80, "scale": 0.9, **dict.fromkeys(FRACTIONS, 1)}
 """Upper limits; the other arguments have none."""
-
-
-class Distortion(NamedTuple):
-    """The distortion of each of N images, in the order of its steps; float32, lengths in pixels."""
-
-    scale: Tensor  # (N, 2), factors of width and height
-    shear: Tensor  # (N,), how far a point moves to the right for each pixel below the center
-    angle: Tensor  # (N,), counter-clockwise, in radians
-    shift: Tensor  # (N, 2), to the right and down
-    elastic: Tensor  # (N, 2, K, K), displacements of a grid of nodes, from the top left to the bottom right
 
 
 @dataclass(frozen=True)
@@ -48,6 +37,8 @@ class Augmentation:
         pen: Largest change of the stroke width, thicker or thinner, in [0, 1]; 1 is two pixels.
         outline: Fraction of the images that are reduced to their outline, in [0, 1].
         strokes: Fraction of the images that a line crosses or interrupts, in [0, 1].
+        nib: Fraction of the images that are written with a broad nib, in [0, 1].
+        coarse: Fraction of the images that are reduced to a third or half of their size, and enlarged, in [0, 1].
         light_share: Fraction of the images that background, contrast, inversion, noise and erasing apply to.
 
     Source: Simard et al. 2003 (ICDAR) for elastic distortions; Zhong et al. 2017 (arXiv:1708.04896) for erasing.
@@ -69,6 +60,8 @@ class Augmentation:
     pen: float = 0.0
     outline: float = 0.0
     strokes: float = 0.0
+    nib: float = 0.0
+    coarse: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("augmentation.elastic_nodes", self.elastic_nodes, self.elastic_nodes > 1, "2 or more")
@@ -82,27 +75,29 @@ class Augmentation:
         if self.flags and is_one is not None:
             images = pens.add_flags(images, is_one & (uniform(generator, len(images)) < self.flags), generator)
         if self.rotation or self.shift or self.scale or self.shear or self.elastic:
-            images = distort(images, self.draw(len(images), generator))
-        if self.pen or self.outline or self.strokes:
-            images = pens.change(images, self.pen, self.outline, self.strokes, generator)
+            images = distort(images, **self.draw(len(images), generator))
+        if self.pen:
+            images = pens.change_width(images, self.pen, generator)
+        for name, change in pens.CHANGES.items():
+            images = pens.change_some(images, getattr(self, name), generator, change)
         if self.background or self.contrast or self.inversion or self.noise or self.erasing:
             images = self._change_light(images, generator)
         return images
 
-    def draw(self, num_images: int, generator: torch.Generator) -> Distortion:
-        """Draws a distortion for each of `num_images` images."""
+    def draw(self, num_images: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draws what `distort` does to each of `num_images` images."""
 
         def within(limit: float, *shape: int) -> Tensor:
             return (2 * uniform(generator, num_images, *shape) - 1) * limit
 
         shape = (num_images, 2, self.elastic_nodes, self.elastic_nodes)
-        return Distortion(
-            scale=1 + within(self.scale, 2),
-            shear=within(math.radians(self.shear)).tan(),
-            angle=within(math.radians(self.rotation)),
-            shift=within(self.shift, 2),
-            elastic=self.elastic * torch.randn(shape, generator=generator, device=generator.device),
-        )
+        return {
+            "scale": 1 + within(self.scale, 2),
+            "shear": within(math.radians(self.shear)).tan(),
+            "angle": within(math.radians(self.rotation)),
+            "shift": within(self.shift, 2),
+            "elastic": self.elastic * torch.randn(shape, generator=generator, device=generator.device),
+        }
 
     def _change_light(self, images: Tensor, generator: torch.Generator) -> Tensor:
         num_images, _, height, width = images.shape
@@ -122,22 +117,23 @@ class Augmentation:
         return torch.where(is_changed, changed.clamp(0, 1), images)
 
 
-def distort(images: Tensor, distortion: Distortion) -> Tensor:
-    """Distorts images `(N, 1, H, H)` float32 around their centers; bilinear, and 0 beyond the edges."""
-    size = images.shape[-1]
-    cos, sin, shear = distortion.angle.cos(), distortion.angle.sin(), distortion.shear
+def distort(images: Tensor, **changes: Tensor) -> Tensor:
+    """Distorts images `(N, C, H, H)` float32 around their centers; bilinear, and 0 beyond the edges.
+
+    The changes, any of them and in this order, are float32, with lengths in pixels: `scale` `(N, 2)`, factors of width
+    and height; `shear` `(N,)`, how far a point moves to the right for each pixel below the center; `angle` `(N,)`,
+    counter-clockwise, in radians; `shift` `(N, 2)`, to the right and down; `elastic` `(N, 2, K, K)`, displacements of
+    a grid of nodes, from the top left to the bottom right.
+    """
+    size, zeros = images.shape[-1], images.new_zeros(len(images), 2, 1, 1)
+    none, pair = zeros[:, 0, 0, 0], zeros[..., 0, 0]
+    nothing = {"scale": pair + 1, "shear": none, "angle": none, "shift": pair, "elastic": zeros}
+    scale, shear, angle, shift, elastic = (nothing | changes).values()
+    cos, sin = angle.cos(), angle.sin()
     # Each output pixel is sampled from where it came from, so the steps are inverted, the last one first.
     rows = torch.stack([cos - shear * sin, -sin - shear * cos, sin, cos], 1).view(-1, 2, 2)
-    inverse = rows / distortion.scale.unsqueeze(2)
-    origin = inverse @ -distortion.shift.unsqueeze(2) * (2 / size)  # affine_grid's unit is half an image
+    inverse = rows / scale.unsqueeze(2)
+    origin = inverse @ -shift.unsqueeze(2) * (2 / size)  # affine_grid's unit is half an image
     grid = F.affine_grid(torch.cat([inverse, origin], 2), list(images.shape), align_corners=False)
-    bend = F.interpolate(distortion.elastic * (2 / size), (size, size), mode="bicubic", align_corners=True)
+    bend = F.interpolate(elastic * (2 / size), (size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(images, grid + bend.permute(0, 2, 3, 1), align_corners=False)
-
-
-def move(images: Tensor, **changes: Tensor) -> Tensor:
-    """Applies only the given fields of a `Distortion`."""
-    zeros = images.new_zeros(len(images))
-    pairs, elastic = zeros.new_zeros(len(images), 2), zeros.new_zeros(len(images), 2, 2, 2)
-    nothing = Distortion(pairs + 1, shear=zeros, angle=zeros, shift=pairs, elastic=elastic)
-    return distort(images, nothing._replace(**changes))

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from mnist_lightning.data.augmentation import move
+from mnist_lightning.data.augmentation import distort
 from mnist_lightning.data.pens import draw_path, uniform
 
 
@@ -67,7 +67,7 @@ def squeeze(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tenso
         height, lift = uniform(generator, 2, len(digit))
         scale = torch.stack([torch.full_like(height, 0.55), 0.7 + 0.4 * height], 1)
         shift = torch.stack([torch.full_like(lift, place), 2 * lift - 1], 1)
-        halves.append(move(digit, scale=scale, shift=shift))
+        halves.append(distort(digit, scale=scale, shift=shift))
     return torch.maximum(*halves), torch.ones_like(labels[0], dtype=torch.bool)
 
 
@@ -75,7 +75,7 @@ def cross(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor,
     """Overlays two digits, one of them moved and turned; not a 1, which would only be a line through the other."""
     shift, angle = 12 * (uniform(generator, digits.shape[1], 2) - 0.5), 6.3 * uniform(generator, digits.shape[1])
     is_none = (labels != 1).all(0) & (labels[0] != labels[1])
-    return torch.maximum(digits[0], move(digits[1], shift=shift, angle=angle)), is_none
+    return torch.maximum(digits[0], distort(digits[1], shift=shift, angle=angle)), is_none
 
 
 def change(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -93,8 +93,7 @@ class Classifier(LightningModule):
 
     def calibrated_logits(self, images: Tensor) -> Tensor:
         """Returns logits `(N, C)` float32 whose softmax gives calibrated probabilities."""
-        logits: Tensor = self(images).float()
-        return logits / self.temperature
+        return torch.div(self(images).float(), self.temperature)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
@@ -104,7 +103,7 @@ class Classifier(LightningModule):
         if len(outliers):
             if not self.can_abstain:
                 raise UserError("the data has outliers, but the model can't abstain; give both the same outliers")
-            loss = loss - outliers.log_softmax(1)[:, -1].mean()
+            loss = loss - outliers.log_softmax(1)[:, -1].sum() / len(labels)  # each picture counts the same
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnist_lightning.data.augmentation import Augmentation, Distortion, distort
+from mnist_lightning.data.augmentation import Augmentation, distort
 from mnist_lightning.errors import UserError
 
 ALL = Augmentation(15, 2, 0.15, 10, 1, background=0.5, contrast=0.5, noise=0.2, erasing=8)
@@ -17,25 +17,13 @@ def random_images(num_images: int = 4) -> Tensor:
     return torch.rand(num_images, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
-def identity(num_images: int, **changes: Tensor) -> Distortion:
-    """Returns a distortion that changes nothing but what is given."""
-    nothing = Distortion(
-        scale=torch.ones(num_images, 2),
-        shear=torch.zeros(num_images),
-        angle=torch.zeros(num_images),
-        shift=torch.zeros(num_images, 2),
-        elastic=torch.zeros(num_images, 2, 4, 4),
-    )
-    return nothing._replace(**changes)
-
-
-def slow_reference(images: Tensor, distortion: Distortion) -> Tensor:
+def slow_reference(images: Tensor, distortion: dict[str, Tensor]) -> Tensor:
     """Moves every pixel of the result backwards: unbend, unshift, unrotate, unshear, unscale; then interpolates."""
     result = torch.zeros_like(images)
-    bends = torch.nn.functional.interpolate(distortion.elastic, (28, 28), mode="bicubic", align_corners=True)
+    bends = torch.nn.functional.interpolate(distortion["elastic"], (28, 28), mode="bicubic", align_corners=True)
     for n, image in enumerate(images[:, 0].tolist()):
-        angle, shear = distortion.angle[n].item(), distortion.shear[n].item()
-        (scale_x, scale_y), (shift_x, shift_y) = distortion.scale[n].tolist(), distortion.shift[n].tolist()
+        angle, shear = distortion["angle"][n].item(), distortion["shear"][n].item()
+        (scale_x, scale_y), (shift_x, shift_y) = (distortion[name][n].tolist() for name in ("scale", "shift"))
         for row in range(28):
             for column in range(28):
                 x, y = column - 13.5 - shift_x, row - 13.5 - shift_y
@@ -55,14 +43,14 @@ def slow_reference(images: Tensor, distortion: Distortion) -> Tensor:
 def test_distortion_equals_the_slow_reference() -> None:
     images = random_images()
     distortion = ALL.draw(len(images), torch.Generator().manual_seed(1))
-    fast = distort(images, distortion)
+    fast = distort(images, **distortion)
     torch.testing.assert_close(fast, slow_reference(images, distortion), atol=2e-5, rtol=0)
     assert not torch.equal(fast, images)
 
 
 def test_identity_changes_nothing() -> None:
     images = random_images()
-    torch.testing.assert_close(distort(images, identity(len(images))), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(distort(images), images, atol=1e-5, rtol=0)
     assert Augmentation()(images, torch.Generator()) is images
 
 
@@ -71,7 +59,7 @@ def test_directions_are_as_documented() -> None:
     images[0, 0, 13:15, 20:22] = 1  # right of the center
 
     def center(**changes: Tensor) -> tuple[float, float]:
-        ink, places = distort(images, identity(1, **changes))[0, 0], torch.arange(28) - 13.5
+        ink, places = distort(images, **changes)[0, 0], torch.arange(28) - 13.5
         return (ink.sum(0) @ places / ink.sum()).item(), (ink.sum(1) @ places / ink.sum()).item()
 
     assert center() == pytest.approx((7, 0), abs=0.01)
@@ -85,15 +73,15 @@ def test_directions_are_as_documented() -> None:
 def test_distortions_stay_in_their_limits_and_differ_between_images() -> None:
     distortion = ALL.draw(5000, torch.Generator().manual_seed(2))
     for values, limit in (
-        (distortion.angle, math.radians(15)),
-        (distortion.shear, math.tan(math.radians(10))),
-        (distortion.shift, 2),
-        (distortion.scale - 1, 0.15),
+        (distortion["angle"], math.radians(15)),
+        (distortion["shear"], math.tan(math.radians(10))),
+        (distortion["shift"], 2),
+        (distortion["scale"] - 1, 0.15),
     ):
         assert 0.98 * limit < values.abs().max() <= limit + 1e-6
         assert values.mean().abs() < 0.05 * limit
         assert len(set(values.flatten().tolist())) > 4000
-    assert distortion.elastic.std().item() == pytest.approx(1, abs=0.02)
+    assert distortion["elastic"].std().item() == pytest.approx(1, abs=0.02)
 
 
 def test_all_randomness_comes_from_the_generator() -> None:
@@ -174,18 +162,38 @@ def test_strokes_cross_or_cut_a_fraction_of_the_images() -> None:
     assert (ink > 101).any() and (ink < 99).any()
 
 
+def test_a_broad_nib_widens_strokes_without_moving_them() -> None:
+    changed = Augmentation(nib=1)(squares(), torch.Generator().manual_seed(0))
+    ink, places = changed.sum((1, 2, 3)), torch.arange(28) - 13.5
+    assert (changed[..., 11:17, 11:17].amin((1, 2, 3)) >= 0.49).all()  # at least half of the ink
+    assert ((changed > 0.01).sum((1, 2, 3)) > 120).sum() > 20 and (changed <= 1).all()
+    assert ((changed.sum((1, 2)) @ places / ink).abs() < 0.01).all()
+
+
+def test_coarse_images_keep_their_ink_and_lose_detail() -> None:
+    lines = torch.zeros(10, 1, 28, 28)
+    lines[..., ::2] = 1
+    changed = Augmentation(coarse=1)(lines, torch.Generator().manual_seed(0))
+    assert changed.std((1, 2, 3)).max() < 0.3 < 0.45 < lines.std()
+    assert changed.mean() == pytest.approx(0.5, abs=0.01)
+    assert changed.min() >= 0 and changed.max() <= 1
+
+
 def test_pens_draw_in_images_of_any_size_and_color() -> None:
     images = torch.rand(8, 3, 40, 40, generator=torch.Generator().manual_seed(0))
-    changed = Augmentation(pen=1, outline=0.3, strokes=1)(images, torch.Generator().manual_seed(0))
+    changed = Augmentation(pen=1, outline=0.3, strokes=1, nib=0.5, coarse=0.5)(images, torch.Generator().manual_seed(0))
     assert changed.shape == images.shape
     assert ((changed >= 0) & (changed <= 1)).all()
 
 
 def test_flags_start_at_the_top_of_ones() -> None:
     images, is_one = squares(), torch.arange(40) < 30
+    images[..., 12:, 12:] = 0  # a stroke without a foot
     generator = torch.Generator().manual_seed(0)
     changed = Augmentation(flags=0.5)(images, generator, is_one)
     added = changed - images
     assert 8 < (added.sum((1, 2, 3)) > 0).sum() < 22
     assert added[30:].sum() == added[:, :, :6].sum() == added[:, :, :, 12:].sum() == 0
     assert torch.equal(Augmentation(flags=1)(images, generator), images)
+    images[..., 18, 9:19] = 1  # a foot
+    assert torch.equal(Augmentation(flags=1)(images, generator, is_one), images)
