@@ -138,7 +138,7 @@ def enlarge(images: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def uci_digits() -> tuple[Tensor, Tensor]:
-    """Returns UCI's digits `(1797, 28, 28)` uint8 by 43 people, and their labels."""
+    """Returns UCI's digits `(1797, 28, 28)` uint8 by 13 people, and their labels."""
     images, labels = load_digits(return_X_y=True)
     return enlarge((images.reshape(-1, 8, 8) * 15.9).astype(np.uint8)), torch.from_numpy(labels)
 

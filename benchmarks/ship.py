@@ -1,7 +1,7 @@
 """Copies a config's best run into the package, and its run folder to `lightning_logs/reference`.
 
 The best run is the one with the highest validation accuracy. First `python -m benchmarks.accuracy
-configs/cnn_best.yaml`, then `python -m benchmarks.ship cnn_best`.
+configs/cnn_robust.yaml`, then `python -m benchmarks.ship cnn_robust`.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from benchmarks import accuracy
 from benchmarks.measure import RESULTS_DIR
 
 CONFIGS = ("cnn", "cnn_best", "cnn_best_ensemble", "cnn_robust", "mlp", "mlp_augmented")
-WEIGHTS = {"cnn_best": "", "cnn_robust": "_cnn_robust"}
+WEIGHTS = {"cnn_robust": "", "cnn_best": "_cnn_best"}
 """The config of the pretrained weights and of others, and what the names of their results end with."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 FONT = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # matplotlib's own
-UNSURE = 0.65  # a picture with a lower confidence may show no digit at all; docs/own_pictures.md says how it was chosen
+UNSURE = 0.8  # a picture with a lower confidence may show no digit at all; docs/commands.md says how it was chosen
 NUM_BINS = 15  # of confidence, the usual number for the expected calibration error
 
 Pixels = npt.NDArray[np.uint8]

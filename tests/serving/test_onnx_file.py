@@ -28,7 +28,7 @@ def test_exported_pretrained_weights_predict_the_same_on_all_test_images(capsys:
     main(["export", "--ckpt_path", "pretrained", "--output", "model.onnx"])
     output = capsys.readouterr().out
     assert "verified    10,000 images: the same predictions, probabilities within " in output
-    assert ", accuracy 99.71%\n" in output
+    assert ", accuracy 99.65%\n" in output
     assert "next        python -m mnist_lightning serve --model model.onnx\n" in output
     classifier = ExportedClassifier(Path("model.onnx"))
     images = reading.load("MNIST", "test", Path("data"))[0][:500]
@@ -37,7 +37,7 @@ def test_exported_pretrained_weights_predict_the_same_on_all_test_images(capsys:
         expected = model.calibrated_logits(normalize(images, 0.1307, 0.3081)).softmax(1)
     found = torch.from_numpy(classifier(images.numpy()))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert (float(classifier.metadata["accuracy"]), classifier.metadata["dataset"]) == (0.9971, "MNIST")
+    assert (float(classifier.metadata["accuracy"]), classifier.metadata["dataset"]) == (0.9965, "MNIST")
 
 
 def test_verification_compares_the_file_with_the_model(tiny: Path) -> None:

@@ -275,7 +275,7 @@ function showPhoto({ predictions, lines }) {
 
 function show([found], text = found?.prediction) {
   answer.textContent = text ?? "?";
-  answer.className = [!found && "empty", found?.confidence < 0.65 && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
+  answer.className = [!found && "empty", found?.confidence < 0.8 && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
   const size = seen.width = seen.height = found?.image.length ?? 28;
   const pixels = new ImageData(size, size);
   (found?.image.flat() ?? []).forEach((value, i) => pixels.data.set([...[value, value, value].flat().slice(0, 3), 255], 4 * i));
