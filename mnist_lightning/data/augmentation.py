@@ -38,7 +38,7 @@ class Augmentation:
         outline: Fraction of the images that are reduced to their outline, in [0, 1].
         strokes: Fraction of the images that a line crosses or interrupts, in [0, 1].
         nib: Fraction of the images that are written with a broad nib, in [0, 1].
-        coarse: Fraction of the images that are reduced to a third or half of their size, and enlarged, in [0, 1].
+        coarse: Fraction of the images that are reduced to a half or a third of their size and enlarged, in [0, 1].
         light_share: Fraction of the images that background, contrast, inversion, noise and erasing apply to.
 
     Source: Simard et al. 2003 (ICDAR) for elastic distortions; Zhong et al. 2017 (arXiv:1708.04896) for erasing.

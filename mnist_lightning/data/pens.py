@@ -26,8 +26,10 @@ def draw_path(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
 
 def change_some(images: Tensor, fraction: float, generator: Generator, change: Change) -> Tensor:
     """Applies a change to a fraction of the images `(N, C, H, H)`, chosen at random."""
-    chosen = uniform(generator, len(images)).argsort()[: round(fraction * len(images))]
-    return images.index_copy(0, chosen, change(images[chosen], generator)) if len(chosen) else images
+    if not (number := round(fraction * len(images))):
+        return images
+    chosen = uniform(generator, len(images)).argsort()[:number]
+    return images.index_copy(0, chosen, change(images[chosen], generator))
 
 
 # The following take images `(N, C, H, H)` float32 in [0, 1], and return as many.

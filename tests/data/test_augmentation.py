@@ -179,6 +179,14 @@ def test_coarse_images_keep_their_ink_and_lose_detail() -> None:
     assert changed.min() >= 0 and changed.max() <= 1
 
 
+def test_what_is_off_draws_no_random_numbers() -> None:
+    used, expected = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    Augmentation(rotation=5, pen=0.5)(squares(), used)
+    Augmentation(rotation=5).draw(40, expected)
+    torch.rand(40, 1, 1, 1, generator=expected)  # of the pen
+    assert torch.equal(used.get_state(), expected.get_state())
+
+
 def test_pens_draw_in_images_of_any_size_and_color() -> None:
     images = torch.rand(8, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     changed = Augmentation(pen=1, outline=0.3, strokes=1, nib=0.5, coarse=0.5)(images, torch.Generator().manual_seed(0))
