@@ -38,6 +38,8 @@ class Parameter:
 
     def suggest(self, trial: optuna.Trial) -> Any:
         if choices := self.options.get("choices"):
+            if all(isinstance(value, int | float) for value in choices):
+                return trial.suggest_categorical(self.name, choices)
             texts = [json.dumps(value) for value in choices]  # Optuna can't store lists
             return json.loads(trial.suggest_categorical(self.name, texts))
         return (trial.suggest_int if _is_integer(self.options) else trial.suggest_float)(self.name, **self.options)

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -35,12 +34,13 @@ def open_storage(url: str, grace_s: int) -> Storage:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself reports each trial's outcome
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats are experimental
-    retry, interval = RetryHeartbeatStaleTrialCallback(max_retry=1), max(1, grace_s // 6)
-    beats: dict[str, Any] = {
-        "heartbeat_interval": interval,
-        "grace_period": grace_s,
-    }
-    connect = partial(Storage, url, heartbeat_stale_trial_callback=retry, **beats)
+    connect = partial(
+        Storage,
+        url,
+        heartbeat_interval=max(1, grace_s // 6),
+        grace_period=grace_s,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=1),
+    )
     try:
         for _ in range(3):
             with contextlib.suppress(IntegrityError, ProgrammingError):  # another machine is creating the same tables
