@@ -188,7 +188,7 @@ def score(path: Path, is_validation: bool) -> list[dict[str, Any]]:
     clean = predict(path, images)
     threshold = clean.max(1).values.sort().values[len(clean) // 100].item()
     rows = [describe(f"MNIST's {'validation' if is_validation else 'test'} images", clean, threshold, labels)]
-    name = "of 8x8 pixels" if is_validation else "UCI's digits"
+    name = "MNIST's digits in 8x8 pixels" if is_validation else "UCI's digits"
     digits, labels = (coarse_digits(images), labels) if is_validation else uci_digits()
     rows.append(describe(name, predict(path, digits), threshold, labels))
     return rows + [describe(name, predict(path, pictures), threshold) for name, pictures in others.items()]
