@@ -100,6 +100,45 @@ def outliers_table() -> str:
     return as_markdown(["pictures", "config", *columns], lines)
 
 
+def seeds_table() -> str:
+    """Returns how the runs of `cnn_robust` differ as Markdown; seed 1 is the pretrained one."""
+    columns = ["seed", "test accuracy %", "ECE %", "UCI's digits right %", "shapes with 0.9 or more %", "accepted %"]
+    lines: list[list[Any]] = []
+    for seed in range(3):
+        run = json.loads((RESULTS_DIR / f"accuracy/cnn_robust-{seed}.json").read_text())
+        outliers, robustness = (
+            read(name if seed == 1 else f"seeds/{name}-{seed}")["rows"] for name in ("outliers", "robustness")
+        )
+        _, uci, *others = outliers
+        shares = [row[name] for row in others for name in ("confidence of 0.9 or more %", "accepted %")]
+        errors = [row["error %"] for row in robustness[-2:]]  # with edges, and the mean
+        values = [100 * run["test accuracy"], 100 * run["ECE"], uci["right %"], *shares, *errors]
+        lines.append([seed, *values])
+    lines.append(["mean", *(statistics.mean(values) for values in zip(*(line[1:] for line in lines), strict=True))])
+    columns += ["letters with 0.9 or more %", "accepted %", "edges wrong %", "16 corruptions wrong %"]
+    cells = [
+        [str(name), f"{accuracy:.2f}", f"{ece:.2f}", *(f"{v:.1f}" for v in rest)]
+        for name, accuracy, ece, *rest in lines
+    ]
+    return as_markdown(columns, cells)
+
+
+def ablations_table() -> str:
+    """Returns what the ingredients of `cnn_robust` give as Markdown."""
+    names = {
+        "right": "right",
+        "right of 8x8 pixels": "right, 8x8 pixels",
+        "shapes with a confidence of 0.9 or more": "shapes with 0.9 or more",
+        "shapes accepted": "accepted",
+        "symbols with a confidence of 0.9 or more": "symbols with 0.9 or more",
+        "symbols accepted": "accepted",
+        "wrong with edges only": "edges wrong",
+        "wrong, mean of 16 corruptions": "16 corruptions wrong",
+    }
+    rows = read("ablations")["rows"]
+    return as_markdown(["variant", *names.values()], ([row["variant"], *(row[name] for name in names)] for row in rows))
+
+
 def images_table() -> str:
     """Returns the accuracy of the pretrained weights on photos as Markdown; for lines, of whole lines and of digits."""
     found = [row for row in read("images")["rows"] if "images/s" not in row]
@@ -184,6 +223,8 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
         accuracy_table,
         robustness_table,
         outliers_table,
+        seeds_table,
+        ablations_table,
         images_table,
         transfer_table,
         speed_table,
