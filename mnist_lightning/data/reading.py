@@ -3,12 +3,11 @@
 import contextlib
 import gzip
 import hashlib
-import math
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,27 +52,19 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
 def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:
     """Returns a file's first valid copy, decompressed, or None."""
     is_unchecked = not (file.decompressed or file.compressed)  # a user's own dataset has no published checksums
-    for compressed, content in _copies(source, file, raw_dir):
-        if is_unchecked or _matches(content, file.decompressed) or _matches(compressed, file.compressed):
-            return content
-    return None
-
-
-def _copies(source: Source, file: File, raw_dir: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yields each readable copy, compressed if it is stored so, and decompressed."""
     bundled = [sources.BUNDLED_DIR / f"{file.name}.gz"] if source.is_bundled else []
     for path in (*bundled, raw_dir / file.name, raw_dir / f"{file.name}.gz", raw_dir / "gzip.zip"):
         # A copy that can't be read is skipped: the next one, or a download, takes its place.
         with contextlib.suppress(OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile):
-            if path.suffix not in (".gz", ".zip"):
-                yield b"", path.read_bytes()
-                continue
             if path.name == "gzip.zip":  # EMNIST's download holds the files of all its splits
                 with zipfile.ZipFile(path) as archive:
-                    compressed = archive.read(f"gzip/{file.name}.gz")
+                    stored = archive.read(f"gzip/{file.name}.gz")
             else:
-                compressed = path.read_bytes()
-            yield compressed, gzip.decompress(compressed)
+                stored = path.read_bytes()
+            content = stored if path.name == file.name else gzip.decompress(stored)
+            if is_unchecked or _matches(content, file.decompressed) or _matches(stored, file.compressed):
+                return content
+    return None
 
 
 def _matches(content: bytes, checksum: str) -> bool:
@@ -86,13 +77,15 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
 
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
-    head = content[:4]
-    if len(head) == 4 and head[:2] == b"\0\0" and head[2] in IDX_DTYPES and len(content) >= 4 + 4 * head[3]:
-        dtype, shape = IDX_DTYPES[head[2]], np.frombuffer(content, ">u4", count=head[3], offset=4).tolist()
-        if len(content) == 4 + 4 * len(shape) + math.prod(shape) * dtype.itemsize:
-            numbers = np.frombuffer(content, dtype, offset=4 + 4 * len(shape)).reshape(shape)
-            return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
-    raise UserError(f"{path} is not in IDX format, or incomplete; replace it with a valid copy")
+    try:
+        if content[:2] != b"\0\0":
+            raise ValueError
+        dtype, num_dimensions = IDX_DTYPES[content[2]], content[3]
+        shape = np.frombuffer(content, ">u4", num_dimensions, offset=4).tolist()
+        numbers = np.frombuffer(content, dtype, offset=4 + 4 * num_dimensions).reshape(shape)
+    except (LookupError, ValueError) as error:
+        raise UserError(f"{path} is not in IDX format, or incomplete; replace it with a valid copy") from error
+    return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
 
 
 def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
