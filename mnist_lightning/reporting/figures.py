@@ -5,6 +5,7 @@ float32; confidences `(N,)` float32, the largest probability of each image; conf
 rows; C class names.
 """
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
@@ -53,7 +54,7 @@ def confusion_image(confusion: Tensor, class_names: Sequence[str], title: str) -
     return image
 
 
-def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confidences: Sequence[float]) -> Figure:
+def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confidences: Sequence[float]) -> Image.Image:
     """Draws the first hundred images, each with its prediction and confidence."""
     titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
     colors = ["black" if confidence >= UNSURE else "firebrick" for confidence in confidences]
@@ -62,7 +63,7 @@ def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confiden
 
 def mistakes_figure(
     images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], suspected: Collection[int] = ()
-) -> Figure:
+) -> Image.Image:
     """Draws the fifty most confident mistakes with label, prediction and confidence; suspected label errors in gray."""
     confidences, predictions = probabilities.max(1)
     wrong = (predictions != labels).nonzero().squeeze(1)
@@ -73,36 +74,26 @@ def mistakes_figure(
         for i in wrong.tolist()
     ]
     colors = ["gray" if i in suspected else "black" for i in wrong.tolist()]
-    return _grid(images[wrong].numpy(), titles, colors, title_lines=2)
+    return _grid(images[wrong].numpy(), titles, colors)
 
 
-def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str], title_lines: int = 1) -> Figure:
-    num_columns = max(1, min(len(titles), 10))
-    num_rows = max(1, -(-len(titles) // num_columns))
-    column_width, top = 34, 2 + 7 * title_lines  # of an image that is 28 wide
-    width, height = num_columns * column_width, num_rows * (top + 29)
-    canvas = np.full((2 * height, 2 * width, 3), 255, np.uint8)
-    figure = Figure(figsize=(width / 30, height / 30), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))  # shared by all images; fifty would take half a second
-    for index, (image, title, color) in enumerate(zip(images, titles, colors, strict=True)):
-        row, column = divmod(index, num_columns)
-        x, y = column * column_width + 3, row * (top + 29) + top
-        canvas[2 * y : 2 * y + 56, 2 * x : 2 * x + 56] = _tile(image)
-        axes.text(x + 13.5, y - 1.5, title, ha="center", va="bottom", fontsize=9, color=color)
-    axes.imshow(canvas, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str]) -> Image.Image:
+    """Draws images of any size in rows of ten, below their titles; gray ink on black becomes black ink on white."""
+    num_columns, font = min(len(titles), 10) or 1, ImageFont.truetype(FONT, 13)
+    width = max(102, *(8 + round(font.getlength(line)) for line in "\n".join(titles).split("\n")))
+    height = 109 + 17 * max((title.count("\n") for title in titles), default=0)
+    sheet = Image.new("RGB", (width * num_columns, height * (math.ceil(len(titles) / num_columns) or 1)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (pixels, title, color) in enumerate(zip(images, titles, colors, strict=True)):
+        left, bottom = width * (index % num_columns), height * (index // num_columns + 1)
+        image = Image.fromarray(pixels)
+        if pixels.ndim == 2 and np.median(pixels[0]) < 128:
+            image = ImageOps.invert(image)
+        sheet.paste(image.resize((84, 84), Image.Resampling.NEAREST), (left + (width - 84) // 2, bottom - 84))
+        draw.text((left + width / 2, bottom - 88), title, color, font, "md", align="center")
     if not titles:
-        axes.text(width / 2, height / 2, "none", ha="center", va="center")
-    axes.axis("off")
-    return figure
-
-
-def _tile(image: Pixels) -> Pixels:
-    """Returns an image of any size as `(56, 56, 3)`; gray ink on black becomes black ink on white."""
-    places = np.arange(56) * len(image) // 56
-    tile = image[places][:, places]
-    if tile.ndim == 2:
-        tile = np.repeat((255 - tile if np.median(image[0]) < 128 else tile)[..., None], 3, axis=2)
-    return tile
+        draw.text((width / 2, height / 2), "none", "black", font, "mm")
+    return sheet
 
 
 def expected_calibration_error(confidences: Tensor, is_correct: Tensor) -> float:
