@@ -13,7 +13,7 @@ from mnist_lightning.__main__ import main
 from mnist_lightning.data import reading
 from mnist_lightning.data.module import normalize
 from mnist_lightning.errors import UserError
-from mnist_lightning.models import MLP
+from mnist_lightning.models import MLP, Classifier
 from mnist_lightning.models.ensemble import rebuild
 from mnist_lightning.runs import checkpoints
 from mnist_lightning.runs.folders import PRETRAINED
@@ -107,9 +107,9 @@ def test_file_that_predicts_differently_is_not_written(
 ) -> None:
     to_onnx = onnx_file._to_onnx
 
-    def to_wrong_onnx(deployed: onnx_file.Deployed, metadata: Mapping[str, str]) -> bytes:
-        deployed.model.hparams["mean"] = wrong_mean
-        return to_onnx(deployed, metadata)
+    def to_wrong_onnx(model: Classifier, metadata: Mapping[str, str]) -> bytes:
+        model.hparams["mean"] = wrong_mean
+        return to_onnx(model, metadata)
 
     monkeypatch.setattr(onnx_file, "_to_onnx", to_wrong_onnx)
     with pytest.raises(UserError, match=r"^the exported model differs from the checkpoint by .*; nothing was written$"):
