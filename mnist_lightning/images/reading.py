@@ -47,17 +47,15 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text)
-        matches = [path] if path.exists() else sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207 - patterns may be absolute
-        files = [file for match in matches for file in (_images_in(match) if match.is_dir() else [match])]
+        files: list[Path] = []
+        for match in [path] if path.exists() else sorted(map(Path, glob.glob(text, recursive=True))):  # noqa: PTH207 - patterns may be absolute
+            inside = (file for file in match.rglob("*") if is_picture(file) or not file.suffix)
+            files += sorted(inside) if match.is_dir() else [match]
         files = [file for file in files if file.is_file() and not file.name.startswith(".")]
         if not files:
             raise UserError(f"--images {text} matches no file; use files, folders or a quoted pattern")
         found |= dict.fromkeys(files)
     return list(found)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if is_picture(path) or not path.suffix)
 
 
 def is_picture(path: str | Path) -> bool:
@@ -67,20 +65,13 @@ def is_picture(path: str | Path) -> bool:
 
 def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Gray:
     """Returns the brightness of an image, upright, with transparency as white; raises what `open_image` raises."""
-    image = open_image(source, max_pixels)
-    if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
-        return (values / (65535 if values.max() > 255 else 255)).clip(0, 1)
-    return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+    return np.asarray(open_image(source, max_pixels).convert("L"), np.float32) / np.float32(255)
 
 
 def read_picture(source: ImageSource, size: int, channels: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Returns the central square of an image, resized: `(size, size)` uint8, or `(size, size, 3)` with 3 channels."""
-    image = open_image(source, max_pixels)
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray((read_image(image) * 255).round().astype(np.uint8))
-    fitted = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(fitted)
+    image = open_image(source, max_pixels).convert("RGB" if channels == 3 else "L")
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -115,8 +106,11 @@ def describe(source: ImageSource) -> str:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Returns an image upright, on white paper where it is transparent."""
+    """Returns an image upright, with 8 bits for a color, on white paper where it is transparent."""
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(upright, np.float32), posinf=0, neginf=0)
+        upright = Image.fromarray((values / (257 if values.max() > 255 else 1)).clip(0, 255).round().astype(np.uint8))
     is_opaque = upright.mode == "RGBA" and upright.getchannel("A").getextrema() == (255, 255)
     if is_opaque or not upright.has_transparency_data:
         return upright
