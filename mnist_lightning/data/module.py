@@ -150,12 +150,8 @@ class MNISTDataModule(LightningDataModule):
     def _read(self, split: sources.Split) -> tuple[Tensor, Tensor]:
         if self.dataset != image_folder.NAME:
             return reading.load(self.dataset, split, self.data_dir)
-        return image_folder.load(self.data_dir, split, self.class_names, self.inputs, self.split_seed)
-
-    @property
-    def inputs(self) -> InputFormat:
-        """The images that a model takes which learns from this data."""
-        return InputFormat(self.image_size, self.channels, self.is_handwriting)
+        inputs = InputFormat(self.image_size, self.channels)
+        return image_folder.load(self.data_dir, split, self.class_names, inputs, self.split_seed)
 
     def use_test_images(self, images: Tensor) -> None:
         """Replaces the test images with unlabeled ones, of the same shape and uint8; all labels are 0."""
