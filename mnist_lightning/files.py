@@ -37,9 +37,8 @@ def _write(path: Path, data: bytes | memoryview) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # after an error
     with contextlib.suppress(PermissionError):  # Windows can't open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
