@@ -40,7 +40,8 @@ def create_app(classifier: ExportedClassifier, cors_origin: str | None = None) -
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
     app.config["CLASSIFIER"] = classifier
-    app.config["CORS"] = {"Access-Control-Allow-Origin": cors_origin, "Access-Control-Allow-Headers": "Content-Type"}
+    cors = {"Access-Control-Allow-Origin": cors_origin, "Access-Control-Allow-Headers": "Content-Type"}
+    app.config["HEADERS"] = {**HEADERS, **(cors if cors_origin else {})}
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(routes)
     return app
@@ -118,9 +119,7 @@ def report_error(error: exceptions.HTTPException) -> Response:
 @routes.after_app_request
 def add_headers(response: Response) -> Response:
     """Adds the security headers."""
-    response.headers.extend(HEADERS)
-    if current_app.config["CORS"]["Access-Control-Allow-Origin"]:
-        response.headers.extend(current_app.config["CORS"])
+    response.headers.extend(current_app.config["HEADERS"])
     if request.path == "/predict":
         response.headers["Cache-Control"] = "no-store"
     return response
