@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mnist_lightning.data.module import EVALUATION_BATCH_SIZE, Batch, normalize
 from mnist_lightning.errors import UserError, check_range
 from mnist_lightning.images import InputFormat
-from mnist_lightning.models.metrics import Calibration, Scores
+from mnist_lightning.models.metrics import TEMPERATURES, Scores, losses_by_temperature
 from mnist_lightning.runs.checkpoints import class_path
 
 
@@ -74,8 +74,8 @@ class Classifier(LightningModule):
         self.inputs = InputFormat(image_size, channels, is_handwriting)
         self.learning_rate, self.weight_decay, self.label_smoothing = learning_rate, weight_decay, label_smoothing
         self.is_frozen, self.can_abstain = freeze, outliers > 0
-        self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.class_names)) for _ in range(3))
-        self.calibration = Calibration()
+        self.train_scores, self.test_scores = Scores(len(self.class_names)), Scores(len(self.class_names))
+        self.val_scores = Scores(len(self.class_names), len(TEMPERATURES))
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -112,17 +112,16 @@ class Classifier(LightningModule):
         with torch.autocast(images.device.type, enabled=False):  # as in `validate`, whatever the precision of training
             logits = self(images).float()
         if self.trainer.state.fn == "fit":
-            self.calibration.update(logits, labels)
+            self.val_scores.update(logits, labels, losses_by_temperature(logits, labels))
         else:
             logits = logits / self.temperature
-        return self._score(logits, labels, self.val_scores)
+            self.val_scores.update(logits, labels, F.cross_entropy(logits, labels))
+        return {"probabilities": logits.softmax(1), "labels": labels}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        return self._score(self.calibrated_logits(images), labels, self.test_scores)
-
-    def _score(self, logits: Tensor, labels: Tensor, scores: Scores) -> dict[str, Tensor]:
-        scores.update(logits, labels, F.cross_entropy(logits, labels))
+        logits = self.calibrated_logits(images)
+        self.test_scores.update(logits, labels, F.cross_entropy(logits, labels))
         return {"probabilities": logits.softmax(1), "labels": labels}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -138,13 +137,10 @@ class Classifier(LightningModule):
         """Logs `val/loss` and `val/accuracy`; in `fit`, the loss is taken at the best temperature."""
         scores = self.val_scores.compute()
         if self.trainer.state.fn == "fit":
-            temperature, loss_sum = self.calibration.compute()
-            self.temperature.copy_(temperature)
-            scores["loss"] = loss_sum / scores["confusion"].sum()
+            self.temperature.fill_(TEMPERATURES[int(scores["best"])])
         self.confusion = scores["confusion"]
         self._log_scores("val", scores)
         self.val_scores.reset()
-        self.calibration.reset()
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test", self.test_scores.compute())

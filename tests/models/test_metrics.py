@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch.nn import functional as F
 
-from mnist_lightning.models.metrics import Calibration, Scores
+from mnist_lightning.models.metrics import TEMPERATURES, Scores, losses_by_temperature
 
 
 def test_scores_over_unequal_batches_equal_scikit_learn() -> None:
@@ -37,9 +37,9 @@ def test_calibration_finds_the_temperature_that_logits_were_multiplied_with(temp
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(20_000, 10, generator=generator)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)  # perfectly calibrated
-    calibration = Calibration()
+    scores = Scores(10, len(TEMPERATURES))
     for part, targets in zip((logits * temperature).chunk(7), labels.chunk(7), strict=True):
-        calibration.update(part, targets)
-    found, loss_sum = calibration.compute()
-    assert found.item() == pytest.approx(temperature, rel=0.05)
-    assert loss_sum.item() == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-3)
+        scores.update(part, targets, losses_by_temperature(part, targets))
+    values = scores.compute()
+    assert TEMPERATURES[values["best"]].item() == pytest.approx(temperature, rel=0.05)
+    assert values["loss"].item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-3)
