@@ -24,19 +24,15 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # fil
 
 
 class ImageError(UserError):
-    """An image can't be used: it is damaged or animated, or as below."""
+    """An image can't be used; `status` is the service's answer: 413 if it is too large, 415 in an unknown format."""
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class BlankImageError(ImageError):
     """It has no ink."""
-
-
-class LargeImageError(ImageError):
-    """It has too many bytes or pixels."""
-
-
-class UnknownFormatError(ImageError):
-    """It is not an image in one of `FORMATS`."""
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
@@ -81,19 +77,19 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     name = describe(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     if (num_bytes := file.stat().st_size if isinstance(file, Path) else len(source)) > MAX_BYTES:  # type: ignore[arg-type]
-        raise LargeImageError(f"{name} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}")
+        raise ImageError(f"{name} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}", 413)
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width:,} x {image.height:,}"
-                raise LargeImageError(f"{name} has {size} pixels; the limit is {max_pixels:,}")
+                raise ImageError(f"{name} has {size} pixels; the limit is {max_pixels:,}", 413)
             if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                 raise ImageError(f"{name} is animated; use a still image")
             return _flatten(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise LargeImageError(f"{name} has far more pixels than the limit of {max_pixels:,}") from error
+        raise ImageError(f"{name} has far more pixels than the limit of {max_pixels:,}", 413) from error
     except UnidentifiedImageError as error:
-        raise UnknownFormatError(f"{name} is not in a supported format; use {', '.join(FORMATS)}") from error
+        raise ImageError(f"{name} is not in a supported format; use {', '.join(FORMATS)}", 415) from error
     except (ImageError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # decoders raise all kinds of errors on damaged files

@@ -27,10 +27,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-PROBLEMS = {
-    reading.LargeImageError: exceptions.RequestEntityTooLarge,
-    reading.UnknownFormatError: exceptions.UnsupportedMediaType,
-}
 
 routes = Blueprint("routes", __name__)
 
@@ -145,7 +141,7 @@ def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
     try:
         digits = inputs.read(content, many, MAX_PIXELS)
     except reading.ImageError as error:
-        raise PROBLEMS.get(type(error), exceptions.UnprocessableEntity)(str(error)) from error
+        exceptions.abort(error.status, str(error))
     if len(digits) > MAX_IMAGES:
         raise exceptions.RequestEntityTooLarge(f"the image has {len(digits):,} digits; the limit is {MAX_IMAGES}")
     return digits
