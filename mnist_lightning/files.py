@@ -12,7 +12,7 @@ import yaml
 from mnist_lightning.errors import UserError, one_line
 
 
-def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
+def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file next to its target, flushes it to the disk, and renames it; text is encoded as UTF-8.
 
     Missing folders are created. A symbolic link is followed; a device or pipe is written to. A UserError leaves an
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
         raise UserError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
+def _write(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)  # to a device or pipe; a folder raises an OSError
         return

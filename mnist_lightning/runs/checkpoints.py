@@ -90,7 +90,6 @@ class DurableIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
-            with buffer.getbuffer() as content:  # Python 3.13 complains about a view that outlives its buffer
-                write_atomically(Path(path), content)
+            write_atomically(Path(path), buffer.getvalue())
         except UserError as error:
             raise UserError(f"checkpoint {error}; any earlier one is intact") from error
