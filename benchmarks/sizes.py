@@ -11,8 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "mnist_lightning"
 READING_PATH = (
     "data/module.py",
     "models/classifier.py",
-    "models/mlp.py",
-    "models/cnn.py",
+    "models/networks.py",
     "models/metrics.py",
     "training/history.py",
     "commands/fit.py",

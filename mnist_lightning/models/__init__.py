@@ -1,8 +1,7 @@
 """The models, and their metrics."""
 
 from mnist_lightning.models.classifier import Classifier
-from mnist_lightning.models.cnn import CNN
 from mnist_lightning.models.ensemble import Ensemble
-from mnist_lightning.models.mlp import MLP
+from mnist_lightning.models.networks import CNN, MLP
 
 __all__ = ["CNN", "MLP", "Classifier", "Ensemble"]
