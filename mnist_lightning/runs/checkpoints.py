@@ -23,17 +23,13 @@ class Checkpoint:
 
     path: Path
     model_class: str  # import path
-    model_options: dict[str, Any]  # that class's arguments, including class names and normalization
+    model_options: dict[str, Any]  # that class's arguments, including normalization
+    class_names: tuple[str, ...]  # one of these arguments, in the order of the labels
     data_options: dict[str, Any]  # arguments of the data module
     weights: dict[str, Tensor]  # the model's state
     num_epochs: int  # epochs completed
     num_steps: int  # optimizer steps taken
     is_resumable: bool  # whether it holds the optimizer's state
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes, in the order of the labels."""
-        return tuple(self.model_options.get("class_names", ()))
 
     @property
     def run_dir(self) -> Path | None:
@@ -67,6 +63,7 @@ def read(path: Path) -> Checkpoint:
             path,
             model_class=str(content["model_class"]),
             model_options=dict(content["hyper_parameters"]),
+            class_names=tuple(content["hyper_parameters"]["class_names"]),
             data_options=dict(content["datamodule_hyper_parameters"]),
             weights=dict(content["state_dict"]),
             num_epochs=int(content["epoch"]) + 1,

@@ -16,7 +16,7 @@ from mnist_lightning.runs.folders import PRETRAINED, TRAIN_ONE
 
 CONTENT: dict[str, Any] = {
     "model_class": "mnist_lightning.models.MLP",
-    "hyper_parameters": {"hidden_sizes": [24]},
+    "hyper_parameters": {"hidden_sizes": [24], "class_names": ["a", "b"]},
     "datamodule_hyper_parameters": {"dataset": "Tiny"},
     "state_dict": {"weight": torch.arange(100.0)},
     "epoch": 3,
@@ -37,7 +37,8 @@ def test_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     DurableIO().save_checkpoint(CONTENT, path)
     found = checkpoints.read(path)
     assert (found.path, found.model_class) == (path, "mnist_lightning.models.MLP")
-    assert (found.model_options, found.data_options) == ({"hidden_sizes": [24]}, {"dataset": "Tiny"})
+    assert (found.model_options, found.data_options) == (CONTENT["hyper_parameters"], {"dataset": "Tiny"})
+    assert found.class_names == ("a", "b")
     assert torch.equal(found.weights["weight"], torch.arange(100.0))
     assert (found.num_epochs, found.num_steps, found.is_resumable) == (4, 24, True)
 
