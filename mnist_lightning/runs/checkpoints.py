@@ -22,6 +22,7 @@ class Checkpoint:
     """The contents of a checkpoint file."""
 
     path: Path
+    run_dir: Path | None  # the run folder that the file is in, or None if it is elsewhere
     model_class: str  # import path
     model_options: dict[str, Any]  # that class's arguments, including normalization
     class_names: tuple[str, ...]  # one of these arguments, in the order of the labels
@@ -30,13 +31,6 @@ class Checkpoint:
     num_epochs: int  # epochs completed
     num_steps: int  # optimizer steps taken
     is_resumable: bool  # whether it holds the optimizer's state
-
-    @property
-    def run_dir(self) -> Path | None:
-        """The run folder that the checkpoint is in, or None for a file elsewhere."""
-        run_dir = self.path.parent.parent
-        is_in_run = self.path.parent.name == "checkpoints" and (run_dir / "config.yaml").is_file()
-        return run_dir if is_in_run else None
 
 
 def class_path(model_class: type) -> str:
@@ -58,9 +52,12 @@ def read(path: Path) -> Checkpoint:
         best = path.with_name("best.ckpt")
         advice = f"try --ckpt_path {best}" if path.name == "last.ckpt" and best.exists() else TRAIN_ONE
         raise UserError(f"checkpoint {path} is damaged, not a checkpoint, or needs code to load; {advice}") from error
+    run_dir = path.parent.parent
+    is_in_run = path.parent.name == "checkpoints" and (run_dir / "config.yaml").is_file()
     try:
         return Checkpoint(
             path,
+            run_dir if is_in_run else None,
             model_class=str(content["model_class"]),
             model_options=dict(content["hyper_parameters"]),
             class_names=tuple(content["hyper_parameters"]["class_names"]),
