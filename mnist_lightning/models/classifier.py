@@ -130,27 +130,26 @@ class Classifier(LightningModule):
         return {"probabilities": self.calibrated_logits(images).softmax(1), "labels": labels}
 
     def on_train_epoch_end(self) -> None:
-        self._log_scores("train", self.train_scores.compute())
-        self.train_scores.reset()
+        self._log_scores("train", self.train_scores)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss` and `val/accuracy`; in `fit`, the loss is taken at the best temperature."""
-        scores = self.val_scores.compute()
+        scores = self._log_scores("val", self.val_scores)
+        self.confusion = scores["confusion"]
         if self.trainer.state.fn == "fit":
             self.temperature.fill_(TEMPERATURES[int(scores["best"])])
-        self.confusion = scores["confusion"]
-        self._log_scores("val", scores)
-        self.val_scores.reset()
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_scores.compute())
-        self.test_scores.reset()
+        self._log_scores("test", self.test_scores)
 
-    def _log_scores(self, stage: str, scores: dict[str, Tensor]) -> None:
+    def _log_scores(self, stage: str, metric: Scores) -> dict[str, Tensor]:
+        scores = metric.compute()
+        metric.reset()
         # Callbacks see these at once; `TrainingHistory` passes them on to the loggers. The sums are over all processes
         # already; sync_dist only tells Lightning that every process logs.
         values = {f"{stage}/{name}": scores[name] for name in ("loss", "accuracy")}
         self.log_dict(values, prog_bar=True, logger=False, sync_dist=True)
+        return scores
 
     def predict(self, images: Any) -> Answers:
         """Classifies images, in evaluation mode, or raises a UserError, or an OSError if a file can't be read.
