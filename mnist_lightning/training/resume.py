@@ -25,9 +25,6 @@ FREE = ("data_dir", "num_workers")  # data settings that don't affect the result
 class ExactResume(Callback):
     """Saves and restores what Lightning does not."""
 
-    def __init__(self) -> None:
-        self.should_stop = False
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Saves whether the run was stopped early, in case it is killed before it ends."""
         checkpoint["should_stop"] = trainer.should_stop
@@ -36,7 +33,7 @@ class ExactResume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restores that, and sets the data module's epoch: Lightning restores its loops after the first shuffle."""
         is_extended = checkpoint.get("length") != [trainer.max_epochs, trainer.max_steps]
-        self.should_stop = checkpoint["should_stop"] and not is_extended
+        trainer.should_stop = checkpoint["should_stop"] and not is_extended
         for state in checkpoint["lr_schedulers"]:
             if is_extended and "total_steps" in state:  # a one-cycle schedule goes on with the new length
                 checkpoint["lr_schedulers"] = [{"last_epoch": state["last_epoch"]}]
@@ -46,7 +43,6 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Marks the checkpoint's epoch as finished, which Lightning would finish twice in a run with `max_steps`."""
-        trainer.should_stop |= self.should_stop
         # github.com/Lightning-AI/pytorch-lightning/issues/19617
         loop = trainer.fit_loop
         if loop.restarted_on_epoch_end:
