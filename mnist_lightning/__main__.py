@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mnist_lightning.errors import UserError, did_you_mean, one_line
+from mnist_lightning.errors import UserError, did_you_mean, handle_sigterm, one_line
 
 COMMANDS = ("fit", "validate", "test", "predict", "tune", "export", "serve")
 """Each is a function in `mnist_lightning.commands` that takes its flags, and has a page that begins with a summary."""
@@ -32,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
     elif command == "--version":
         print(f"mnist_lightning {version('mnist_lightning')}")
     else:
+        handle_sigterm()
         try:
             if command not in COMMANDS:
                 similar = did_you_mean(command, COMMANDS)

@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import difflib
+import os
 import re
+import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -55,6 +57,12 @@ def needs_extra(name: str) -> Iterator[None]:
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Handles a signal by raising a KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt(number)
+
+
+def handle_sigterm() -> None:
+    """Makes SIGTERM raise a KeyboardInterrupt, except in a job of SLURM, which Lightning requeues."""
+    if "SLURM_NTASKS" not in os.environ:
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 class Parser(argparse.ArgumentParser):

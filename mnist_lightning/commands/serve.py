@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -13,14 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mnist_lightning.console import command_line, program
-from mnist_lightning.errors import Parser, UserError, check_range, interrupt, needs_extra
+from mnist_lightning.errors import Parser, UserError, check_range, needs_extra
 from mnist_lightning.runs import folders
 
 
 def serve(flags: Sequence[str]) -> None:
     """Serves until Ctrl-C or SIGTERM."""
     args = _parse(flags)
-    signal.signal(signal.SIGTERM, interrupt)
     with needs_extra("serve"):
         from mnist_lightning.serving.app import create_app, run
         from mnist_lightning.serving.runtime import ExportedClassifier

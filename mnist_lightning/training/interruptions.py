@@ -1,16 +1,14 @@
 """Interruptions: Ctrl-C, SIGTERM, and worker processes that die."""
 
 import contextlib
-import signal
 import time
 from collections.abc import Iterator
 from subprocess import Popen
 
 import torch.distributed
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mnist_lightning.errors import interrupt
+from mnist_lightning.errors import handle_sigterm
 
 WAIT_S = 3  # how long a failed worker may take to exit, after this process has lost the connection to it
 
@@ -19,41 +17,24 @@ WAIT_S = 3  # how long a failed worker may take to exit, after this process has 
 def handled(trainer: Trainer) -> Iterator[None]:
     """Makes an interruption or a dead worker end a call of the trainer cleanly, leaving no process behind.
 
-    Ctrl-C and SIGTERM raise a KeyboardInterrupt, a worker's death a SystemExit that names it.
+    Ctrl-C and SIGTERM raise a KeyboardInterrupt (see `main`), a worker's death a SystemExit that names it.
     """
     workers = _Workers()
     if trainer.world_size > 1:
         trainer.callbacks.insert(0, workers)  # type: ignore[attr-defined]
-    with sigterm_interrupts():
-        try:
-            yield
-        except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning replaced it with exit status 1
-                raise error.__context__ from None
-            raise
-        except RuntimeError:
-            if workers.problem:
-                raise SystemExit(f"error: {workers.problem}") from None
-            raise
-        finally:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()  # gloo's threads could crash the interpreter at exit
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Turns SIGTERM into a KeyboardInterrupt that carries the signal's number."""
-    previous = signal.getsignal(signal.SIGTERM)
-    _handle_sigterm()
     try:
         yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning replaced it with exit status 1
+            raise error.__context__ from None
+        raise
+    except RuntimeError:
+        if workers.problem:
+            raise SystemExit(f"error: {workers.problem}") from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _handle_sigterm() -> None:
-    if not SLURMEnvironment.detect():  # there, Lightning requeues the job
-        signal.signal(signal.SIGTERM, interrupt)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # gloo's threads could crash the interpreter at exit
 
 
 class _Workers(Callback):
@@ -64,7 +45,7 @@ class _Workers(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replaces Lightning's own handler, which may broadcast during another broadcast."""
         # github.com/Lightning-AI/pytorch-lightning/issues/20806 and pull/20825
-        _handle_sigterm()
+        handle_sigterm()
 
     on_validation_start = on_test_start = on_predict_start = on_train_start
 

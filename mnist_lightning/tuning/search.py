@@ -65,7 +65,7 @@ class Search:
         end = time.monotonic() + timeout_s
         with contextlib.closing(self.storage):
             try:
-                with interruptions.sigterm_interrupts(), lost_storage_reported():
+                with lost_storage_reported():
                     study = self._open(self.name)
                     self._run_trials(study, end)
                     found = results.best_trials(study)
