@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,7 +15,7 @@ from mnist_lightning.models import Classifier
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs.checkpoints import Checkpoint
 
-LISTS = ("--model.init_args.ckpt_paths", "--model.ckpt_paths", "--images")
+LISTS = ("model.init_args.ckpt_paths", "model.ckpt_paths", "images")
 """Flags that take several values, one after the other, as a shell expands a pattern."""
 LINKED = ("class_names", "mean", "std", "image_size", "channels", "is_handwriting", "outliers")
 """Model arguments that come from the data module, so that a checkpoint is enough to rebuild the model."""
@@ -25,37 +26,31 @@ def normalize(flags: Sequence[str]) -> list[str]:
     for name in LINKED:
         if {f"--model.init_args.{name}", f"--model.{name}"} & {flag.partition("=")[0] for flag in flags}:
             raise UserError(f"--model.init_args.{name} comes from the data; use the flags that begin with --data")
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
+    for name in LISTS:
+        scan.add_argument(f"--{name}", nargs="+")
     known, others = scan.parse_known_args(flags)
-    joined: list[str] = []
-    for flag in others:
-        if len(joined) > 1 and joined[-2] in LISTS and not flag.startswith("--"):
-            joined[-1] = json.dumps([*json.loads(joined[-1]), flag])
-        elif joined and joined[-1] in LISTS and not flag.startswith(("--", "[")):
-            joined.append(json.dumps([flag]))
-        else:
-            joined.append(flag)
-    return [*(f"--config={path}" for path in known.config), *joined]
+    for name in LISTS:
+        if values := getattr(known, name):
+            others.append(f"--{name}={values[0] if values[0].startswith('[') else json.dumps(values)}")
+    return [*(f"--config={path}" for path in known.config), *others]
 
 
 def named_checkpoint(flags: Sequence[str]) -> tuple[str | None, str | None, str | None]:
     """Returns the checkpoint to use or resume, the one to start from, and the folder that contains `lightning_logs`."""
-    ckpt_path = init_from = root_dir = None
+    found: dict[str, Any] = {}
     for flag in flags:
         if flag.startswith("--config=") and isinstance(config := read_yaml(Path(flag.partition("=")[2])), dict):
-            ckpt_path = config.get("ckpt_path") or ckpt_path
-            init_from = config.get("init_from") or init_from
             trainer = config.get("trainer")
-            root_dir = trainer.get("default_root_dir") or root_dir if isinstance(trainer, dict) else root_dir
+            found |= {**config, **(trainer if isinstance(trainer, dict) else {})}
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--ckpt_path", nargs="?")
-    scan.add_argument("--init_from", nargs="?")
-    scan.add_argument("--trainer.default_root_dir", nargs="?", dest="root_dir")
-    scan.add_argument(*LISTS[:2], nargs="?", dest="members", type=yaml.safe_load)
-    given = scan.parse_known_args(flags)[0]
-    first = given.members[0] if isinstance(given.members, list) and given.members else None  # for an ensemble's data
-    return given.ckpt_path or first or ckpt_path, given.init_from or init_from, given.root_dir or root_dir
+    for name in ("ckpt_path", "init_from", "trainer.default_root_dir"):
+        scan.add_argument(f"--{name}", nargs="?", dest=name.rpartition(".")[2])
+    for name in LISTS[:2]:  # the first member of an ensemble stands for its data
+        scan.add_argument(f"--{name}", dest="ckpt_path", type=lambda text: (yaml.safe_load(text) or [None])[0])
+    found |= {name: value for name, value in vars(scan.parse_known_args(flags)[0]).items() if value}
+    return found.get("ckpt_path"), found.get("init_from"), found.get("default_root_dir")
 
 
 def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None, is_resumed: bool = False) -> list[str]:
