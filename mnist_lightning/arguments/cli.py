@@ -165,10 +165,7 @@ class CLI(LightningCLI):
         """Returns the run folder of the checkpoint, or creates a new one."""
         if self.checkpoint and self.checkpoint.run_dir:
             return self.checkpoint.run_dir
-        logs_dir = Path(self.trainer.default_root_dir) / folders.LOGS_DIR
-        with contextlib.suppress(ValueError):
-            logs_dir = logs_dir.relative_to(Path.cwd())
-        return folders.make_run_dir(logs_dir)
+        return folders.make_run_dir(Path(self.config.trainer.default_root_dir or ".") / folders.LOGS_DIR)
 
     @contextlib.contextmanager
     def open_run(self) -> Iterator[Path | None]:
