@@ -228,7 +228,5 @@ def _hide_notices() -> None:
         ".*does not have many workers.*",  # loading images from memory in other processes is slower
         ".*module.s. in eval mode at the start of training.*",  # what --model.init_args.freeze asks for
         ".*isinstance.treespec, LeafSpec.*",  # Lightning calls torch's pytree by a deprecated name
-        ".*Checkpoint directory .* exists and is not empty.*",  # expected when resuming
-        ".*The dirpath has changed from .*",  # a resumed run was moved
     ):
         warnings.filterwarnings("ignore", message=message)
