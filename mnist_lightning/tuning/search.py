@@ -63,26 +63,24 @@ class Search:
         No trial starts after `timeout_s` seconds; one that is interrupted is queued again.
         """
         end = time.monotonic() + timeout_s
-        with contextlib.closing(self.storage):
-            try:
-                with lost_storage_reported():
-                    study = self._open(self.name)
-                    self._run_trials(study, end)
-                    found = results.best_trials(study)
-                    if not found and time.monotonic() < end:
-                        errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
-                        reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
-                        raise UserError(f"{reason}; fix that, then use another --study")
-                    finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
-                    best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
-                    is_done = self._run_finalists(finals, {CONFIG: {}, **best}, end)
-            except KeyboardInterrupt:
-                echo("stopped     continue with the same command")
-                raise
-            if is_done:
-                self._write(study, finals)
-            else:
-                echo("stopped     continue with the same command")
+        try:
+            with contextlib.closing(self.storage), lost_storage_reported():
+                study = self._open(self.name)
+                self._run_trials(study, end)
+                found = results.best_trials(study)
+                if not found and time.monotonic() < end:
+                    errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
+                    reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
+                    raise UserError(f"{reason}; fix that, then use another --study")
+                finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
+                best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
+                if self._run_finalists(finals, {CONFIG: {}, **best}, end):
+                    self._write(study, finals)
+                    return
+        except KeyboardInterrupt:
+            echo("stopped     continue with the same command")
+            raise
+        echo("stopped     continue with the same command")
 
     def _open(self, name: str, **further: str) -> optuna.Study:
         """Opens a study, or creates it; a different one of the same name is rejected."""
