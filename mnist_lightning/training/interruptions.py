@@ -24,11 +24,9 @@ def handled(trainer: Trainer) -> Iterator[None]:
         trainer.callbacks.insert(0, workers)  # type: ignore[attr-defined]
     try:
         yield
-    except SystemExit as error:
+    except (SystemExit, RuntimeError) as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning replaced it with exit status 1
             raise error.__context__ from None
-        raise
-    except RuntimeError:
         if workers.problem:
             raise SystemExit(f"error: {workers.problem}") from None
         raise
