@@ -45,17 +45,13 @@ def describe(values: dict[str, Any]) -> str:
     return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in short.items())
 
 
-def write_trials(folder: Path, study: optuna.Study, finals: optuna.Study, names: Sequence[str]) -> None:
-    """Writes `trials.csv`, a row for each trial with its values for `names`, and `finalists.csv`."""
-    rows = [[t.number, *(t.user_attrs.get("values", {}).get(name, "") for name in names)] for t in study.trials]
-    _write(folder / "trials.csv", ["trial", *names], rows, study.trials)
-    trainings = full_trainings(finals)
-    rows = [[t.user_attrs["finalist"].split()[-1], t.user_attrs["seed"]] for t in trainings]
-    _write(folder / "finalists.csv", ["trial", "seed"], rows, trainings)
-
-
-def _write(path: Path, columns: list[str], rows: list[list[Any]], trials: Sequence[FrozenTrial]) -> None:
-    for row, trial in zip(rows, trials, strict=True):
-        row += [trial.state.name.lower(), trial.values[0] if trial.values else ""]
-        row += [trial.user_attrs.get(name, "") for name in OUTCOME[2:]]
-    write_atomically(path, as_csv([[*columns, *OUTCOME], *rows]))
+def write_trials(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str]) -> None:
+    """Writes a row for each trial, or training of a finalist: its number, its values for `names`, and its outcome."""
+    columns = ["trial", *names, *OUTCOME]
+    rows: list[list[Any]] = [columns]
+    for trial in trials:
+        row = {**trial.user_attrs.get("values", {}), **trial.user_attrs, "state": trial.state.name.lower()}
+        row["trial"] = row.get("finalist", str(trial.number)).split()[-1]
+        row["validation accuracy"] = trial.values[0] if trial.values else ""
+        rows.append([row.get(column, "") for column in columns])
+    write_atomically(path, as_csv(rows))

@@ -175,9 +175,11 @@ class Search:
 
     def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
         """Writes `trials.csv`, `finalists.csv` and `best.yaml`, and shows the finalists."""
-        results.write_trials(self.folder, study, finals, [entry.name for entry in self.space])
+        trainings = results.full_trainings(finals)
+        results.write_trials(self.folder / "trials.csv", study.trials, [entry.name for entry in self.space])
+        results.write_trials(self.folder / "finalists.csv", trainings, ["seed"])
         scores = results.mean_accuracies(finals, self.num_seeds)
-        values = {trial.user_attrs["finalist"]: trial.user_attrs["values"] for trial in results.full_trainings(finals)}
+        values = {trial.user_attrs["finalist"]: trial.user_attrs["values"] for trial in trainings}
         for name, score in scores.items():
             echo(f"{name.removeprefix('the '):<11} {score:.2%} {results.describe(values[name]) or 'unchanged'}")
         echo(f"results     {self.folder}")
