@@ -1,6 +1,5 @@
 """The progress bar: one for each pass over images, which disappears with it."""
 
-import shutil
 import sys
 from functools import partialmethod
 from typing import Any
@@ -18,9 +17,8 @@ class PassBar(TQDMProgressBar):
 
     def _make_bar(self, name: str, **options: Any) -> Tqdm:
         layout = f"{name} |{{bar}}| {{n_fmt}} of {{total_fmt}} batches, {{remaining}} left"
-        width = min(79, shutil.get_terminal_size().columns)
         position = int(name == "validating" and self.trainer.state.fn == "fit")  # below the epoch's bar
-        look = {"bar_format": layout, "ncols": width, "position": position, "leave": False, "file": sys.stdout}
+        look = {"bar_format": layout, "dynamic_ncols": True, "position": position, "leave": False, "file": sys.stdout}
         return Tqdm(**{"disable": self.is_disabled, **look, **options})
 
     init_train_tqdm = partialmethod(_make_bar, "training", disable=True)  # each epoch has its own
