@@ -115,16 +115,14 @@ class CLI(LightningCLI):
         """Builds model, data module and trainer, and loads the checkpoint's weights."""
         super().instantiate_classes()
         weights.choose_optimizer(self.model, self.config_init.optimizer, self.config_init.lr_scheduler)
-        if self.origin:
-            self.has_new_head = self.origin.class_names != tuple(self.datamodule.class_names)
-            weights.load(self.origin, self.model, self.datamodule, self.has_new_head)
-        if stored := self.checkpoint:
-            weights.load(stored, self.model, self.datamodule)
-            if self.command == "fit":
+        if stored := self.checkpoint or self.origin:
+            self.has_new_head = bool(self.origin) and stored.class_names != tuple(self.datamodule.class_names)
+            weights.load(stored, self.model, self.datamodule, self.has_new_head)
+            if self.command == "fit" and self.checkpoint:
                 check_unchanged(stored, self.model.hparams, self.datamodule.hparams, self.config.as_dict())
-        if self.trainer.world_size > 1 and (path := self.checkpoint or self.origin):
-            # Lightning starts the other processes with these flags; by then, another run may be the newest.
-            sys.argv.append(f"--{'ckpt_path' if self.checkpoint else 'init_from'}={path.path}")
+            if self.trainer.world_size > 1:
+                # Lightning starts the other processes with these flags; by then, another run may be the newest.
+                sys.argv.append(f"--{'ckpt_path' if self.checkpoint else 'init_from'}={stored.path}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with this package's callbacks, except those that flags disable."""
