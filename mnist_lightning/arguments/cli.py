@@ -104,8 +104,6 @@ class CLI(LightningCLI):
             logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
             stored = checkpoints.read(folders.find_checkpoint(path, logs_dir, is_resumed))
         self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored, is_resumed), *flags])
-        if isinstance(seed := self.config.seed_everything, bool):
-            raise UserError(f"--seed_everything {seed} is not allowed; it must be a number, to make the run repeatable")
         if self.config.model.class_path != class_path(Ensemble):
             self.checkpoint, self.origin = (stored, None) if is_resumed or self.command != "fit" else (None, stored)
         elif self.command == "fit" or self.config.ckpt_path:
