@@ -1,6 +1,5 @@
 """The search: trials of a few epochs each, then full trainings of the best ones."""
 
-import contextlib
 import itertools
 import math
 import platform
@@ -64,7 +63,7 @@ class Search:
         """
         end = time.monotonic() + timeout_s
         try:
-            with contextlib.closing(self.storage), lost_storage_reported():
+            with lost_storage_reported():
                 study = self._open(self.name)
                 self._run_trials(study, end)
                 found = results.best_trials(study)

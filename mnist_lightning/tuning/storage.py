@@ -22,10 +22,6 @@ class Storage(RDBStorage):
         with contextlib.suppress(StorageInternalError):
             super().record_heartbeat(trial_id)
 
-    def close(self) -> None:
-        self.remove_session()
-        self.engine.dispose()
-
 
 def open_storage(url: str, grace_s: int) -> Storage:
     """Opens a database at an SQLAlchemy URL, creating missing tables; raises a UserError without passwords.
