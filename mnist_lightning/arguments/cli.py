@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mnist_lightning import console
 from mnist_lightning.arguments import flags as command_flags
-from mnist_lightning.arguments import settings, weights
+from mnist_lightning.arguments import settings
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.data.sources import SOURCES
 from mnist_lightning.errors import UserError, did_you_mean, one_line
@@ -112,10 +112,10 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds model, data module and trainer, and loads the checkpoint's weights."""
         super().instantiate_classes()
-        weights.choose_optimizer(self.model, self.config_init.optimizer, self.config_init.lr_scheduler)
+        settings.choose_optimizer(self.model, self.config_init.optimizer, self.config_init.lr_scheduler)
         if stored := self.checkpoint or self.origin:
             self.has_new_head = bool(self.origin) and stored.class_names != tuple(self.datamodule.class_names)
-            weights.load(stored, self.model, self.datamodule, self.has_new_head)
+            command_flags.load_weights(stored, self.model, self.datamodule, self.has_new_head)
             if self.command == "fit" and self.checkpoint:
                 check_unchanged(stored, self.model.hparams, self.datamodule.hparams, self.config.as_dict())
             if self.trainer.world_size > 1:

@@ -1,19 +1,21 @@
-"""Flags before parsing: their order, lists of values, the checkpoint that they name, and the flags that it adds."""
+"""Flags before parsing: their order and lists of values; the checkpoint that they name, its options and weights."""
 
 import argparse
 import inspect
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
 from mnist_lightning.models import Classifier
 from mnist_lightning.models.ensemble import known_classes
-from mnist_lightning.runs.checkpoints import Checkpoint
+from mnist_lightning.runs.checkpoints import Checkpoint, class_path
 
 LISTS = ("model.init_args.ckpt_paths", "model.ckpt_paths", "images")
 """Flags that take several values, one after the other, as a shell expands a pattern."""
@@ -77,3 +79,24 @@ def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None, is_r
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"checkpoint {stored.path} holds options that are not plain values ({error})") from error
     return [f"--model={stored.model_class}", f"--config={text}"]
+
+
+def load_weights(stored: Checkpoint, model: Classifier, data: MNISTDataModule, has_new_head: bool = False) -> None:
+    """Loads a checkpoint's weights, or all but those of the last layer; raises a UserError if they don't fit."""
+    problem = f"checkpoint {stored.path} holds a {stored.model_class}"
+    if (chosen := class_path(type(model))) != stored.model_class:
+        raise UserError(f"{problem}, not a {chosen}; use --model {stored.model_class}")
+    if not has_new_head and stored.class_names != tuple(data.class_names):
+        theirs, ours = (reprlib.repr(list(names)) for names in (stored.class_names, data.class_names))
+        advice = "choose another --data.dataset or --ckpt_path"
+        raise UserError(f"{problem} for the classes {theirs}, but {data.dataset} has {ours}; {advice}")
+    weights = stored.weights
+    if has_new_head:
+        place = next(name for name, module in model.named_modules() if module is model.head)
+        new = {name: value for name, value in model.state_dict().items() if name.startswith(f"{place}.")}
+        weights = {**weights, **new}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        mismatch = str(error).splitlines()[1].strip()
+        raise UserError(f"{problem} of another shape ({mismatch}); omit the flags that change it") from error

@@ -1,12 +1,14 @@
-"""The trainer's settings: the defaults, and what this package does not support."""
+"""Settings of training: the defaults, what this package does not support, precision, optimizer and schedule."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import LightningCLI, instantiate_class
 
-from mnist_lightning.errors import UserError
+from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.models import Classifier
 
 DEFAULTS = {
     "max_epochs": 5,
@@ -47,3 +49,19 @@ def choose_precision(command: str, settings: Any, is_new: bool) -> str:
         advice = "--trainer.precision 32-true is faster" if is_new else "but a resumed run keeps it"
         return f"{settings.precision}, which is slow on this processor; {advice}"
     return ""
+
+
+def choose_optimizer(model: Classifier, optimizer_init: Any, schedule_init: Any) -> None:
+    """Replaces the model's optimizer, its schedule, or both with what flags name, as LightningCLI does."""
+
+    def configure_optimizers() -> Any:
+        try:
+            given = instantiate_class(model.parameters(), optimizer_init) if optimizer_init else None
+            optimizer = given or model.make_optimizer()
+            schedule = instantiate_class(optimizer, schedule_init) if schedule_init else None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--optimizer or --lr_scheduler can't be used: {one_line(error)}") from error
+        return LightningCLI.configure_optimizers(model, optimizer, schedule)
+
+    if optimizer_init or schedule_init:
+        model.configure_optimizers = configure_optimizers  # type: ignore[method-assign]
