@@ -47,7 +47,6 @@ def search(method: str, seed: int, config: str, num_trials: int, num_epochs: int
             storage=open_storage(url, grace_s=60),
             name=method,
             flags=[f"--config=configs/{config}.yaml", "--trainer.accelerator=cpu"],
-            model="",
             space=read_space(Path("configs/tune.yaml")),
             num_trials=num_trials,
             num_epochs=num_epochs,

@@ -26,15 +26,14 @@ def tune(flags: Sequence[str]) -> None:
     folder = Path("tuning") / name
     space = read_space(args.space)
     cli = _checked_cli(fit_flags)
-    model = type(cli.model).__name__
-    _check_space(space, fit_flags, model)
+    _check_space(space, fit_flags, type(cli.model).__name__)
     cli.datamodule.setup("fit")  # missing data is reported before the first trial
     if not args.storage:
         folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(args.storage or f"sqlite:///{folder / 'study.db'}", args.grace_s)
     num_epochs = args.epochs or max(1, (cli.trainer.max_epochs or 1) // 3)
     sizes = {"num_trials": args.trials, "num_finalists": args.finalists, "num_seeds": args.seeds}
-    Search(storage, name, fit_flags, model, space, num_epochs=num_epochs, folder=folder, **sizes).run(args.timeout_s)
+    Search(storage, name, fit_flags, space, num_epochs=num_epochs, folder=folder, **sizes).run(args.timeout_s)
 
 
 def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

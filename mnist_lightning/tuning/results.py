@@ -1,6 +1,5 @@
 """The results of a search: the best trials, and CSV files of all of them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +19,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found: dict[str, FrozenTrial] = {}
     for trial in sorted(trials, key=lambda trial: (-trial.values[0], trial.number)):
-        found.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+        found.setdefault(str(trial.params), trial)
     return list(found.values())
 
 

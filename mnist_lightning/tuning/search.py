@@ -48,7 +48,6 @@ class Search:
     storage: Storage
     name: str  # of the study in the storage
     flags: list[str]  # what each trial passes to `fit`, such as `--config`
-    model: str  # the config's, such as `CNN`
     space: list[Parameter]
     num_trials: int  # over all machines
     num_epochs: int  # per trial; full trainings use the config's
@@ -113,7 +112,7 @@ class Search:
     def _run_trial(self, trial: optuna.Trial) -> float:
         values: dict[str, Any] = {}
         for parameter in self.space:
-            if parameter.belongs_to(values.get("model", self.model)):
+            if "model" not in values or parameter.belongs_to(values["model"]):
                 values[parameter.name] = parameter.suggest(trial)
         trial.set_user_attr("values", values)
         pruning = Pruning(trial)
