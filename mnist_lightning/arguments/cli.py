@@ -140,8 +140,7 @@ class CLI(LightningCLI):
         if not torch.cuda.is_available():
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning sets 1, which makes each step look for a GPU
         # The logger is created with the run folder, after all input has been checked.
-        self.uses_default_logger = config.logger is True and not config.fast_dev_run
-        logger = False if self.uses_default_logger else config.logger
+        logger = config.logger is not True and config.logger
         try:
             return super().instantiate_trainer(plugins=plugins, enable_progress_bar=has_bar, logger=logger)
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
@@ -188,7 +187,7 @@ class CLI(LightningCLI):
                     shutil.rmtree(run_dir, ignore_errors=True)
                 raise
             self.history.run_dir = run_dir
-            if self.uses_default_logger:
+            if self.config_init.trainer.logger is True:
                 # TensorBoard drops what an interrupted run logged after its checkpoint.
                 purge_step = stored.num_steps if stored and is_resumed else None
                 trainer.loggers = [make_logger(run_dir, purge_step)]
