@@ -105,9 +105,8 @@ class Search:
     def _run_trials(self, study: optuna.Study, end: float) -> None:
         """Runs trials until all machines together have completed `num_trials`, or as many have failed."""
         limits = [MaxTrialsCallback(self.num_trials, states) for states in (DONE, (TrialState.FAIL,))]
-        timeout_s = None if end == math.inf else end - time.monotonic()
         if len(study.get_trials(deepcopy=False, states=DONE)) < self.num_trials:
-            study.optimize(self._run_trial, timeout=timeout_s, catch=(Exception,), callbacks=limits)
+            study.optimize(self._run_trial, timeout=end - time.monotonic(), catch=(Exception,), callbacks=limits)
 
     def _run_trial(self, trial: optuna.Trial) -> float:
         values: dict[str, Any] = {}
@@ -163,8 +162,7 @@ class Search:
                 raise UserError("training ended before its first validation")
             return cli.history.rows[-1]["val/accuracy"]
         except KeyboardInterrupt:
-            again = {k: v for k, v in trial.user_attrs.items() if k in ("finalist", "seed", "values")}
-            trial.study.enqueue_trial(trial.params, user_attrs=again)
+            trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
             raise
         except Exception as error:
             trial.set_user_attr("error", one_line(error, 500))
