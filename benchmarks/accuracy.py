@@ -15,7 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from benchmarks import measure
 from mnist_lightning.data.module import MNISTDataModule, normalize
 from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
-from mnist_lightning.models.ensemble import rebuild
+from mnist_lightning.models import Classifier
+from mnist_lightning.models.ensemble import Ensemble, rebuild
 from mnist_lightning.reporting.figures import expected_calibration_error
 from mnist_lightning.runs import checkpoints
 
@@ -96,8 +97,19 @@ def time_training(config: str, folder: Path) -> dict[str, Any]:
 
 def predict(path: Path, images: Tensor) -> Tensor:
     """Returns a checkpoint's probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8."""
-    stored = checkpoints.read(path)
-    model, options = rebuild(stored), stored.model_options
+    return probabilities(rebuild(checkpoints.read(path)), images)
+
+
+def combine(paths: Sequence[Path], shift: int, images: Tensor) -> Tensor:
+    """Returns the mean probabilities of several checkpoints, and of images shifted by up to so many pixels."""
+    options = checkpoints.read(paths[0]).model_options
+    given: dict[str, Any] = {name: options[name] for name in ("class_names", "mean", "std")}
+    return probabilities(Ensemble([str(path) for path in paths], shift, **given).eval(), images)
+
+
+def probabilities(model: Classifier, images: Tensor) -> Tensor:
+    """Returns a model's probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8."""
+    options = model.hparams
     with torch.inference_mode():
         parts = [normalize(part, options["mean"], options["std"]) for part in images.chunk(10)]
         return torch.cat([model.calibrated_logits(part).softmax(1) for part in parts])
@@ -179,6 +191,7 @@ def main() -> None:
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="folder of the checkpoints (default: runs)")
     parser.add_argument("--results_dir", type=Path, default=RESULTS_DIR, help="folder of the JSON files")
     parser.add_argument("--validation_only", action="store_true", help="do not evaluate the test images")
+    parser.add_argument("--shift", type=int, default=0, help="also score the mean over images shifted so far (pixels)")
     parser.add_argument("--ensemble", action="store_true", help="also score the mean of all seeds' probabilities")
     parser.add_argument("--seconds", action="store_true", help="time the config; nothing else should be running")
     parser.add_argument(
@@ -187,6 +200,8 @@ def main() -> None:
         help="runs to compare with on the validation images; without a config, all NAME_no_… are compared",
     )
     args, flags = parser.parse_known_args()
+    if args.validation_only and (args.shift or args.ensemble):
+        parser.error("--shift and --ensemble evaluate the test images; omit --validation_only")
     if args.config:
         name = args.name or Path(args.config).stem
         if args.seconds:
@@ -217,12 +232,15 @@ def run_all(name: str, args: argparse.Namespace, flags: list[str]) -> None:
             if not args.validation_only:
                 result |= score(predict(last_checkpoint(folder), images), labels)
             write(path, result)
-    path = args.results_dir / f"{name}_ensemble-all.json"
-    if args.ensemble and not path.exists():
-        paths = [last_checkpoint(args.runs_dir / name / str(seed)) for seed in args.seeds]
-        parameters = sum(p.numel() for path in paths for p in rebuild(checkpoints.read(path)).parameters())
-        mean = torch.stack([predict(path, images) for path in paths]).mean(0)
-        write(path, {"seed": args.seeds, "parameters": parameters, **score(mean, labels)})
+    paths = [last_checkpoint(args.runs_dir / name / str(seed)) for seed in args.seeds]
+    parameters = sum(p.numel() for p in rebuild(checkpoints.read(paths[0])).parameters())
+    for seed, path in zip(args.seeds, paths, strict=True) if args.shift else ():
+        scores = score(combine([path], args.shift, images), labels)
+        write(args.results_dir / f"{name}_shifted-{seed}.json", {"seed": seed, "parameters": parameters, **scores})
+    if args.ensemble:
+        scores = score(combine(paths, args.shift, images), labels)
+        total = {"seed": args.seeds, "parameters": len(paths) * parameters, **scores}
+        write(args.results_dir / f"{name}_ensemble-all.json", total)
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.errors import UserError, check_range, one_line
 from mnist_lightning.models.classifier import Classifier
 from mnist_lightning.runs import checkpoints, folders
 from mnist_lightning.runs.checkpoints import class_path
@@ -36,15 +37,18 @@ def rebuild(stored: checkpoints.Checkpoint) -> Classifier:
 
 
 class Ensemble(Classifier):
-    """Several trained classifiers as one: the mean of their probabilities.
+    """One or several trained classifiers as one: the mean of their probabilities.
 
     Args:
         ckpt_paths: Their checkpoints: files, `best`, `last` or `pretrained`.
+        shift: Pixels by which the images are also shifted, in all directions; the mean is over all of these, too.
         kwargs: As in `Classifier`.
     """
 
-    def __init__(self, ckpt_paths: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, ckpt_paths: Sequence[str], shift: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_range("shift", shift, shift >= 0, "0 or more, such as 1")
+        self.shift = shift
         if not ckpt_paths:
             raise UserError("ckpt_paths is empty; name one or more checkpoints")
         self.ckpt_paths = [folders.find_checkpoint(path) for path in ckpt_paths]
@@ -58,5 +62,8 @@ class Ensemble(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logarithm of the mean probability, `(N, C)`, for images `(N, 1, 28, 28)` float32."""
-        log_probabilities = [member.calibrated_logits(images).log_softmax(1) for member in self.members]
-        return torch.stack(log_probabilities).logsumexp(0) - math.log(len(self.members))
+        padded = F.pad(images, [self.shift] * 4, mode="replicate")
+        height, width, steps = *images.shape[2:], range(2 * self.shift + 1)
+        views = [padded[..., top : top + height, left : left + width] for top in steps for left in steps]
+        log_probabilities = [member.calibrated_logits(view).log_softmax(1) for member in self.members for view in views]
+        return torch.stack(log_probabilities).logsumexp(0) - math.log(len(log_probabilities))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mnist_lightning.runs.folders import PRETRAINED
 from tests.conftest import BEST, SMALL
 
 LAST = BEST.with_name("last.ckpt")
-TINY = {"mean": 0.2, "std": 0.3}
+TINY: dict[str, Any] = {"mean": 0.2, "std": 0.3}
 
 
 def test_rebuilt_model_is_calibrated_and_in_evaluation_mode(run: Path) -> None:
@@ -59,6 +60,20 @@ def test_ensemble_is_the_mean_of_calibrated_probabilities(run: Path) -> None:
         together = ensemble(images).softmax(1)
     torch.testing.assert_close(together, sum(members) / 2)
     assert ensemble.ckpt_paths == paths
+
+
+def test_shifted_images_are_averaged() -> None:
+    stored = checkpoints.read(PRETRAINED)
+    options = {name: stored.model_options[name] for name in ("mean", "std")}
+    images = torch.randn(4, 1, 28, 28)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    views = [padded[:, :, top : top + 28, left : left + 28] for top in range(3) for left in range(3)]
+    with torch.inference_mode():
+        expected = sum(rebuild(stored).calibrated_logits(view).softmax(1) for view in views) / 9
+        found = Ensemble(["pretrained"], shift=1, **options).eval()(images).softmax(1)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(UserError, match=r"^shift -1 is not allowed; it must be 0 or more, such as 1$"):
+        Ensemble(["pretrained"], shift=-1, **options)
 
 
 def test_unusable_members_are_reported(run: Path) -> None:
