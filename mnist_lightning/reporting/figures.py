@@ -81,7 +81,7 @@ def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str]
     """Draws images of any size in rows of ten, below their titles; gray ink on black becomes black ink on white."""
     num_columns, font = min(len(titles), 10) or 1, ImageFont.truetype(FONT, 13)
     width = max(102, *(8 + round(font.getlength(line)) for line in "\n".join(titles).split("\n")))
-    height = 109 + 17 * max((title.count("\n") for title in titles), default=0)
+    height = 125 + 17 * max((title.count("\n") for title in titles), default=0)
     sheet = Image.new("RGB", (width * num_columns, height * (math.ceil(len(titles) / num_columns) or 1)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, (pixels, title, color) in enumerate(zip(images, titles, colors, strict=True)):
@@ -89,8 +89,8 @@ def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str]
         image = Image.fromarray(pixels)
         if pixels.ndim == 2 and np.median(pixels[0]) < 128:
             image = ImageOps.invert(image)
-        sheet.paste(image.resize((84, 84), Image.Resampling.NEAREST), (left + (width - 84) // 2, bottom - 84))
-        draw.text((left + width / 2, bottom - 88), title, color, font, "md", align="center")
+        sheet.paste(image.resize((84, 84), Image.Resampling.NEAREST), (left + (width - 84) // 2, bottom - 100))
+        draw.text((left + width / 2, bottom - 102), title, color, font, "md", align="center")
     if not titles:
         draw.text((width / 2, height / 2), "none", "black", font, "mm")
     return sheet
