@@ -233,14 +233,14 @@ def run_all(name: str, args: argparse.Namespace, flags: list[str]) -> None:
                 result |= score(predict(last_checkpoint(folder), images), labels)
             write(path, result)
     paths = [last_checkpoint(args.runs_dir / name / str(seed)) for seed in args.seeds]
-    parameters = sum(p.numel() for p in rebuild(checkpoints.read(paths[0])).parameters())
-    for seed, path in zip(args.seeds, paths, strict=True) if args.shift else ():
-        scores = score(combine([path], args.shift, images), labels)
-        write(args.results_dir / f"{name}_shifted-{seed}.json", {"seed": seed, "parameters": parameters, **scores})
-    if args.ensemble:
-        scores = score(combine(paths, args.shift, images), labels)
-        total = {"seed": args.seeds, "parameters": len(paths) * parameters, **scores}
-        write(args.results_dir / f"{name}_ensemble-all.json", total)
+    combined: dict[str, tuple[Any, list[Path]]] = {"ensemble-all": (args.seeds, paths)} if args.ensemble else {}
+    if args.shift:
+        combined |= {f"shifted-{seed}": (seed, [path]) for seed, path in zip(args.seeds, paths, strict=True)}
+    for suffix, (seed, members) in combined.items():
+        if not (path := args.results_dir / f"{name}_{suffix}.json").exists():
+            parameters = sum(p.numel() for member in members for p in rebuild(checkpoints.read(member)).parameters())
+            scores = score(combine(members, args.shift, images), labels)
+            write(path, {"seed": seed, "shift": args.shift, "parameters": parameters, **scores})
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

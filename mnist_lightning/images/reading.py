@@ -107,6 +107,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     if upright.mode.startswith(("I", "F")):
         values = np.nan_to_num(np.asarray(upright, np.float32), posinf=0, neginf=0)
         upright = Image.fromarray((values / (257 if values.max() > 255 else 1)).clip(0, 255).round().astype(np.uint8))
-    if not upright.has_transparency_data:
+    is_opaque = upright.mode == "RGBA" and upright.getchannel("A").getextrema() == (255, 255)  # as drawings of the page
+    if is_opaque or not upright.has_transparency_data:
         return upright
     return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))

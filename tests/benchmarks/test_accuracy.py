@@ -1,6 +1,7 @@
 """The programs behind the published accuracies: what they compute, what they share, and what they never evaluate."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,10 @@ def test_runs_are_skipped_when_done_and_chosen_without_the_test_images(
     assert other["val loss"] == runs[1]["val loss"]  # a seed repeats its run
     assert ensemble["parameters"] == 2 * other["parameters"] == 2 * 537_354
     assert "mlp_ensemble" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "--shift", "1"])
+    accuracy.main()
+    shifted = json.loads((tmp_path / "results" / "mlp_shifted-0.json").read_text())
+    assert shifted["test loss"] != json.loads((tmp_path / "results" / "mlp-1.json").read_text())["test loss"]
     monkeypatch.setattr("sys.argv", [*command[:-4], "--seconds"])
     monkeypatch.setattr(accuracy, "fit", lambda config, folder, flags: {"1": 4.0, "3": 10.0}[flags[-1]])
     accuracy.main()
@@ -79,6 +84,9 @@ def test_runs_are_skipped_when_done_and_chosen_without_the_test_images(
     metrics = json.loads((last.parent.parent / "test" / "metrics.json").read_text())
     assert metrics["accuracy"] == pytest.approx(other["test accuracy"], abs=1e-6)
     assert metrics["loss"] == pytest.approx(other["test loss"], rel=1e-4)
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr("sys.argv", [*command, "--ensemble", "--shift", "1"])
+    accuracy.main()  # what is done needs no checkpoint again
 
 
 @pytest.mark.parametrize("corruption", robustness.CORRUPTIONS)
