@@ -72,8 +72,8 @@ def test_runs_are_skipped_when_done_and_chosen_without_the_test_images(
     assert "mlp_ensemble" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", [*command, "--shift", "1"])
     accuracy.main()
-    shifted = json.loads((tmp_path / "results" / "mlp_shifted-0.json").read_text())
-    assert shifted["test loss"] != json.loads((tmp_path / "results" / "mlp-1.json").read_text())["test loss"]
+    shifted = json.loads((tmp_path / "results" / "mlp_shifted-1.json").read_text())
+    assert shifted["test loss"] != other["test loss"]
     monkeypatch.setattr("sys.argv", [*command[:-4], "--seconds"])
     monkeypatch.setattr(accuracy, "fit", lambda config, folder, flags: {"1": 4.0, "3": 10.0}[flags[-1]])
     accuracy.main()
