@@ -25,7 +25,7 @@ from scipy import ndimage
 from benchmarks import measure
 from benchmarks.accuracy import predict
 from mnist_lightning.data.module import MNISTDataModule
-from mnist_lightning.images import find_digits
+from mnist_lightning.images import choose, find_digits
 from mnist_lightning.runs import folders
 
 UInt8 = npt.NDArray[np.uint8]
@@ -138,7 +138,8 @@ def _measure_lines(
         begin = time.perf_counter()
         found = find_digits(photo, many=True)
         seconds += time.perf_counter() - begin
-        predictions = _predict(path, [digit.image for digit in found]).tolist()
+        rows = predict(path, torch.from_numpy(np.stack([digit.image for digit in found]))).numpy()
+        predictions = rows[choose(found, rows)[0]].argmax(1).tolist()
         truth = labels[members].tolist()
         num_digits += len(truth)
         # Sequences are aligned, so that a missing or an extra digit does not make all that follow wrong.

@@ -147,6 +147,19 @@ def images_table() -> str:
     return as_markdown([row["kind"] for row in found], [accuracies])
 
 
+def strings_table() -> str:
+    """Returns how numbers whose digits touch and whole pages are read, as Markdown."""
+    lines = []
+    for row in read("strings")["rows"]:
+        if "digits" in row:
+            lines.append((row["kind"], f"{row['right']} of {row['digits']} digits", "", ""))
+        else:
+            lines.append(
+                (row["kind"], *(f"{row[key]:.1f}" for key in ("right %", "right and sure %", "wrong and sure %")))
+            )
+    return as_markdown(("kind", "right", "right, and all with 0.9 or more", "wrong, but all with 0.9 or more"), lines)
+
+
 def transfer_table() -> str:
     """Returns FashionMNIST from scratch and from the pretrained weights as Markdown."""
     columns = ("images", "start", "learning rate", "validation accuracy %", "test accuracy %")
@@ -226,6 +239,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
         seeds_table,
         ablations_table,
         images_table,
+        strings_table,
         transfer_table,
         speed_table,
         bfloat16_table,

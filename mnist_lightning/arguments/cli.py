@@ -22,7 +22,6 @@ from mnist_lightning import console
 from mnist_lightning.arguments import flags as command_flags
 from mnist_lightning.arguments import settings
 from mnist_lightning.data.module import MNISTDataModule
-from mnist_lightning.data.sources import SOURCES
 from mnist_lightning.errors import UserError, did_you_mean, one_line
 from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier, Ensemble
@@ -76,10 +75,6 @@ class CLI(LightningCLI):
             raise UserError(_explain(error, command, self.parser.format_usage())) from error
         console.console.quiet = not self.trainer.is_global_zero
         console.console.stderr = self.config.get("output") == "-"  # nothing but the predictions goes to stdout
-        data = self.datamodule
-        if data.data_dir != Path("data") and data.dataset in SOURCES and SOURCES[data.dataset].is_bundled:
-            bundled = f"{data.dataset} comes with the package"
-            console.echo(f"note        {bundled}; --data.data_dir {data.data_dir} is not used")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `--ckpt_path` and the command's own flags, and links the model's arguments to the data's."""

@@ -29,6 +29,10 @@ def check(command: str, settings: Any) -> None:
         ("max_epochs", is_endless, "leaves the one-cycle schedule without a length; use 1 or more"),
         ("strategy", is_spawn, "is not supported; use ddp"),
         *((name, settings[name] == 0, "leaves nothing to do; use 1 or more") for name in LIMITS),
+        *(
+            (name, command != "fit" and settings[name], "is for training; omit it")
+            for name in (*LIMITS[1:], "fast_dev_run")
+        ),
     ):
         if is_refused:
             raise UserError(f"--trainer.{name} {str(settings[name]).removesuffix('.0')} {reason}")

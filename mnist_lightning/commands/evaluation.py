@@ -53,8 +53,8 @@ def _join(part: Tensor, num_processes: int) -> Tensor:
     return whole
 
 
-def run(cli: CLI, predictions: Predictions, num_expected: int) -> bool:
-    """Runs the trainer; returns whether all predictions were gathered, and this process reports them."""
+def run(cli: CLI) -> bool:
+    """Runs the trainer; returns whether this process reports the predictions."""
     options = {"return_predictions": False} if cli.command == "predict" else {"verbose": False}
     try:
         with interruptions.handled(cli.trainer):
@@ -62,10 +62,7 @@ def run(cli: CLI, predictions: Predictions, num_expected: int) -> bool:
     except KeyboardInterrupt:
         echo("stopped     nothing was written")
         raise
-    num_images = len(predictions.labels)
-    if num_images < num_expected:
-        echo(f"partial     {num_images:,} of {num_expected:,} images; nothing was written")
-    return bool(cli.trainer.is_global_zero) and num_images == num_expected
+    return bool(cli.trainer.is_global_zero)
 
 
 def _score(command: str, stage: str, flags: Sequence[str]) -> None:
@@ -73,14 +70,11 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     cli = CLI(command, flags, [predictions])
     data = cli.datamodule
     data.setup(command)
-    is_complete = run(cli, predictions, len(data.test_labels if stage == "test" else data.val_indices))
+    if not run(cli):
+        return
     accuracy, loss = (cli.trainer.callback_metrics[f"{stage}/{name}"].item() for name in ("accuracy", "loss"))
     checkpoint = ", ".join(map(str, cli.ckpt_paths))
     echo(f"checkpoint  {checkpoint}")
-    num_images = len(predictions.labels)
-    if not is_complete:
-        echo(f"{stage:<11} accuracy {accuracy:.2%}, loss {loss:.4f}, {num_images:,} images of {data.dataset}")
-        return
     details = {"loss": loss, "dataset": data.dataset, "checkpoint": checkpoint}
     images = data.test_images if stage == "test" else data.train_images[data.val_indices]
     suspected = SUSPECTED_LABEL_ERRORS if (data.dataset, stage) == ("MNIST", "test") else ()
@@ -99,7 +93,7 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     echo(f"mistakes    {metrics['frequent_mistakes']}")
     low, high = metrics["accuracy_95_percent_interval"]
     interval = f"95% interval {low:.2%} to {high:.2%}"
-    echo(f"{stage:<11} accuracy {accuracy:.2%} ({interval}), loss {loss:.4f}, {num_images:,} images of {data.dataset}")
+    echo(f"{stage:<11} accuracy {accuracy:.2%} ({interval}), loss {loss:.4f}, {len(labels):,} images of {data.dataset}")
 
 
 validate = partial(_score, "validate", "val")

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.commands import evaluation
 from mnist_lightning.console import console, echo
 from mnist_lightning.errors import UserError, check_range
-from mnist_lightning.images import Digit, InputFormat, join_lines
+from mnist_lightning.images import MIN_KNOWN, Digit, InputFormat, choose, join_lines
 from mnist_lightning.images.reading import find_files
 from mnist_lightning.reporting import figures, reports
+
+MIN_HEIGHT = 16  # pixels of a digit that can be read reliably
 
 Digits = list[tuple[Path, Digit]]  # each digit with the file that it was found in, in order
 
@@ -53,7 +56,7 @@ def predict(flags: Sequence[str]) -> None:
             raise UserError(f"{len(digits)} digits are too few for {num_processes} processes; lower --trainer.devices")
         data.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in digits])))
     data.setup("predict")
-    if not evaluation.run(cli, predictions, len(data.test_labels)):
+    if not evaluation.run(cli):
         return
     _write(cli, predictions, digits, output if options.output else cli.find_or_make_run_dir() / "predictions.csv")
     if num_unreadable := len(set(files) - {path for path, _ in digits or []}):
@@ -73,7 +76,8 @@ def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
         pending = [(path, pool.submit(inputs.read, path, many)) for path in files]
         for path, digits in track(pending, "reading", console=console, transient=True):
             try:
-                found += [(path, digit) for digit in digits.result()]
+                start = found[-1][1].stop if found else 0  # one chain of possible cuts goes through all pictures
+                found += [(path, replace(d, start=start + d.start, stop=start + d.stop)) for d in digits.result()]
             except (UserError, OSError) as error:
                 if not console.quiet:
                     print(f"unreadable: {error}", file=sys.stderr)
@@ -86,25 +90,34 @@ def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
 def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None, path: Path) -> None:
     """Writes the CSV file and, for the user's own images, a contact sheet of what the model saw."""
     options, data, probabilities = cli.config, cli.datamodule, predictions.probabilities
-    confidences, classes = probabilities.max(1)
-    texts = [data.class_names[index] for index in classes.tolist()]
-    sources = [f"{data.dataset}/test/{index}" for index in range(len(texts))]
-    extra = {"target": [data.class_names[label] for label in predictions.labels.tolist()]}
-    if digits is not None:
-        sources, extra = [str(file) for file, _ in digits], {}
-        if options.digits == "many":
-            names = ("left", "top", "width", "height")
-            extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
-            shown = [text if p >= options.min_confidence else "?" for text, p in zip(texts, confidences, strict=True)]
-            for file, group in itertools.groupby(zip(digits, shown, strict=True), key=lambda item: item[0][0]):
-                echo(f"{file}: {' / '.join(join_lines([(digit, text) for (_, digit), text in group]))}")
-        if has_sheet := str(path) != "-":
-            sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences.tolist())
-            reports.write_figure(_sheet_path(path), sheet)
-    reports.write_predictions(path, sources, probabilities, data.class_names, extra, options.min_confidence)
-    limit = options.min_confidence or figures.UNSURE
-    if num_uncertain := int((confidences < limit).sum()):
-        echo(f"uncertain   {num_uncertain:,} of {len(texts):,} predictions have a confidence below {limit:g}")
+    if digits is None:
+        confidences = probabilities.amax(1).tolist()
+        sources = [f"{data.dataset}/test/{index}" for index in range(len(probabilities))]
+        extra: dict[str, list[Any]] = {"target": [data.class_names[label] for label in predictions.labels.tolist()]}
+    else:
+        indices, confidences = choose([digit for _, digit in digits], probabilities.numpy())
+        digits, probabilities = [digits[index] for index in indices], probabilities[indices]
+        sources = [str(file) for file, _ in digits]
+        names = ("left", "top", "width", "height") if options.digits == "many" else ()
+        extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
+    texts = [data.class_names[index] for index in probabilities.argmax(1).tolist()]
+    if has_sheet := digits is not None and str(path) != "-":
+        sheet = figures.contact_sheet([digit.image for _, digit in digits or ()], texts, confidences)
+        reports.write_figure(_sheet_path(path), sheet)
+    limits = options.min_confidence, 0.0 if digits is None else MIN_KNOWN
+    reasons = reports.write_predictions(path, sources, probabilities, confidences, data.class_names, extra, *limits)
+    if digits is not None and options.digits == "many":
+        shown = ["?" if reason else text for text, reason in zip(texts, reasons, strict=True)]
+        for file, group in itertools.groupby(zip(digits, shown, strict=True), key=lambda item: item[0][0]):
+            echo(f"{file}: {' / '.join(join_lines([(digit, text) for (_, digit), text in group]))}")
+    limit, num_small = options.min_confidence or figures.UNSURE, sum(d.height < MIN_HEIGHT for _, d in digits or ())
+    for count, problem in (
+        (sum(confidence < limit for confidence in confidences), f"have a confidence below {limit:g}"),
+        (reasons.count("no digit"), "are left empty, as the picture shows no digit"),
+        (num_small, f"are of digits less than {MIN_HEIGHT} pixels high"),
+    ):
+        if count:
+            echo(f"uncertain   {count:,} of {len(texts):,} predictions {problem}")
     echo(f"predictions {path}")
-    if digits is not None and has_sheet:
+    if has_sheet:
         echo(f"sheet       {_sheet_path(path)}, with what the model saw")

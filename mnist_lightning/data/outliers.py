@@ -11,8 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from mnist_lightning.data.augmentation import distort
-from mnist_lightning.data.pens import draw_path, uniform
+from mnist_lightning.data.augmentation import distort, draw_path, uniform
 
 
 def make_outliers(digits: Tensor, labels: Tensor, num_images: int, generator: Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """From any image to what a model takes, such as digits in MNIST's format. No torch here."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -9,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_lightning.images import reading
-from mnist_lightning.images.ink import border, find_ink, merge, split
-from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageSource
+from mnist_lightning.images.ink import border, find_ink
+from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageError, ImageSource
+from mnist_lightning.images.segmentation import cut, merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
-WORKING_SIZES = {"one": 560, "many": 2000}
-"""Longest side, in pixels, at which one digit or many are searched, roughly; larger images are downscaled."""
+WORKING_PIXELS = {"one": 560 * 420, "many": 2000 * 1500}
+"""Size at which one digit or many are searched, roughly; larger images are downscaled."""
+MAX_PIECES = 4096  # of ink that could be digits
+MIN_HEIGHT = 30  # pixels; where most digits are lower, they are searched once more, at twice the size
 MIN_SIZE = 64  # smaller images are enlarged to this, so that a stroke is several pixels wide
 
 
@@ -28,6 +32,9 @@ class Digit:
     width: int
     height: int
     line: int = 0  # of text, counted from 0
+    start: int = 0  # where it starts and stops in the chain of possible cuts through all ink, in reading order
+    stop: int = 1
+    cost: float = 0.0  # how unlikely it is as a digit: minus a logarithm
 
 
 @dataclass(frozen=True)
@@ -52,47 +59,43 @@ class InputFormat:
 
 
 def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
-    """Returns the digits in an image: one, or many in lines, in reading order; or raises an ImageError or OSError."""
+    """Returns the digit in an image, or with `many` all ink that could be digits; or raises an ImageError or OSError.
+
+    They come in reading order; as digits may touch, connected ink comes in parts before it comes whole. `choose` finds
+    out which are digits.
+    """
     image = reading.read_image(source, max_pixels)
     if is_mnist(image):
         return [Digit((image * 255).round().astype(np.uint8), 0, 0, 28, 28)]
-    longer = max(image.shape)
-    shrink = round(longer / WORKING_SIZES["many" if many else "one"]) or 1  # averages of whole pixels are much faster
-    factor = shrink if longer > MIN_SIZE else longer / MIN_SIZE
-    height, width = (max(1, int(side / factor)) for side in image.shape)
-    image = image[: height * shrink, : width * shrink]
+    shrink = round(math.sqrt(image.size / WORKING_PIXELS["many" if many else "one"])) or 1
     try:
-        ink = find_ink(_resize(image, width, height))
-        lines = split(ink) if many else [[merge(ink)]]
+        digits = list(itertools.islice(_search(image, many, shrink), MAX_PIECES + 1))
+        if many and shrink > 1 and np.median([digit.height for digit in digits]) < MIN_HEIGHT * shrink:
+            digits = list(itertools.islice(_search(image, many, shrink // 2), MAX_PIECES + 1))
     except BlankImageError as error:
         raise BlankImageError(f"{reading.describe(source)} is blank: {error}") from error
-    digits = []
-    for line, pieces in enumerate(lines):
-        for (rows, columns), mask in pieces:
-            digit = to_mnist(np.where(mask, ink[rows, columns], 0))
-            edges = (columns.start, rows.start, columns.stop, rows.stop)
-            left, top, right, bottom = (round(edge * factor) for edge in edges)
-            digits.append(Digit(digit, left, top, right - left, bottom - top, line))
+    if len(digits) > MAX_PIECES:
+        raise ImageError(f"{reading.describe(source)} has more than {MAX_PIECES:,} pieces of ink", 413)
     return digits
 
 
-def join_lines(digits: Sequence[tuple[Digit, str]]) -> list[str]:
-    """Returns the text of each line, given an image's digits in reading order with their predictions.
-
-    A gap that is wide, compared with the other gaps and with the height of the digits, becomes a space.
-    """
-    pairs = [(left, right) for (left, _), right in itertools.pairwise(digits)]
-    gaps = [right.left - left.left - left.width for left, (right, _) in pairs]
-    height = np.median([digit.height for digit, _ in digits])
-    inside = [gap for gap, (left, (right, _)) in zip(gaps, pairs, strict=True) if left.line == right.line]
-    usual = np.median(inside or 0)
-    lines = [digits[0][1]]
-    for gap, (left, (right, text)) in zip(gaps, pairs, strict=True):
-        if left.line != right.line:
-            lines.append(text)
-        else:
-            lines[-1] += f" {text}" if gap > min(2 * height, max(0.8 * height, 1.5 * usual)) else text
-    return lines
+def _search(image: Gray, many: bool, shrink: int) -> Iterator[Digit]:
+    """Yields the digits in an image that is downscaled by a whole number, as averages of whole pixels are fast."""
+    factor = shrink if max(image.shape) > MIN_SIZE else max(image.shape) / MIN_SIZE
+    height, width = (max(1, int(side / factor)) for side in image.shape)
+    ink, is_even = find_ink(_resize(image[: height * shrink, : width * shrink], width, height))
+    lines = split(ink, is_even) if many else [[merge(ink, is_even)]]
+    node = 0
+    for line, groups in enumerate(lines):
+        for group in groups:
+            pieces = cut(ink, group) if many else [group]
+            for (rows, columns), mask, start, stop, cost in pieces:
+                digit = to_mnist(np.where(mask, ink[rows, columns], 0))
+                edges = (columns.start, rows.start, columns.stop, rows.stop)
+                left, top, right, bottom = (round(edge * factor) for edge in edges)
+                box = left, top, right - left, bottom - top
+                yield Digit(digit, *box, line, node + start, node + stop, cost)
+            node += pieces[-1].stop
 
 
 def is_mnist(image: Gray) -> bool:

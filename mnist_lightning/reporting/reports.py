@@ -108,22 +108,33 @@ def write_predictions(
     path: Path,
     sources: Sequence[str],
     probabilities: Tensor,
+    confidences: Sequence[float],
     class_names: Sequence[str],
     extra: Mapping[str, Sequence[object]],
     min_confidence: float = 0.0,
-) -> None:
+    min_known: float = 0.0,
+) -> list[str]:
     """Writes a row for each image: source, prediction, confidence, the probability of each class, extra columns.
 
-    The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output.
-    Predictions below `min_confidence` are left empty. `known` is near 0 for a picture that shows none of the classes.
+    The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output. Returns
+    why predictions are left empty: `no digit` or `unsure`, or "" if they are not.
     """
-    header = ["source", "prediction", "confidence", *(f"p{i}" for i in range(len(class_names))), *extra, "known"]
+    header = [
+        "source",
+        "prediction",
+        "confidence",
+        *(f"p{i}" for i in range(len(class_names))),
+        *extra,
+        "known",
+        "reason",
+    ]
     rows: list[list[object]] = []
-    for source, row, *entries in zip(sources, probabilities.tolist(), *extra.values(), strict=True):
-        confidence = max(row)
-        prediction = class_names[row.index(confidence)] if confidence >= min_confidence else ""
+    columns = (sources, probabilities.tolist(), confidences, *extra.values())
+    for source, row, confidence, *entries in zip(*columns, strict=True):
         known = 1 - len(row) * min(row)  # a model that abstains gives the same share of doubt to each class
-        rows.append([source, prediction, *(round(p, 6) for p in (confidence, *row)), *entries, round(known, 6)])
+        reason = "no digit" if known < min_known else "unsure" if confidence < min_confidence else ""
+        prediction = "" if reason else class_names[row.index(max(row))]
+        rows.append([source, prediction, *(round(p, 6) for p in (confidence, *row)), *entries, round(known, 6), reason])
     if path.suffix in (".json", ".jsonl"):
         text = "".join(f"{json.dumps(dict(zip(header, row, strict=True)))}\n" for row in rows)
     else:
@@ -132,6 +143,7 @@ def write_predictions(
         sys.stdout.write(text)
     else:
         write_atomically(path, text)
+    return [str(row[-1]) for row in rows]
 
 
 def as_csv(rows: Sequence[Sequence[object]]) -> str:

@@ -11,12 +11,12 @@ import waitress
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from werkzeug import exceptions
 
-from mnist_lightning.images import Digit, InputFormat, join_lines, reading
+from mnist_lightning.images import MIN_KNOWN, Digit, InputFormat, choose, join_lines, reading
 from mnist_lightning.serving.runtime import ExportedClassifier
 
 MAX_BYTES = 2 * 1024**2  # per request body
 MAX_PIXELS = 16_000_000  # per image: 2 MiB can hold far more, and each pixel takes 20 bytes while it is read
-MAX_IMAGES = 256  # per request: in its JSON, or digits in its image
+MAX_IMAGES = 256  # per request with JSON
 MAX_THREADS = 4  # requests processed at once, given enough cores; others wait
 MAX_CONNECTIONS = 400  # further clients wait for a free one; within select's limit on all systems
 IDLE_S = 10  # seconds after which a connection without traffic is closed
@@ -84,21 +84,24 @@ def predict() -> Response:
     if mode == "many" and not classifier.inputs.is_handwriting:
         raise exceptions.BadRequest("digits=many needs a model of handwriting; omit it")
     digits = _read_digits(classifier.inputs, mode == "many")
+    probabilities = classifier(np.stack([digit.image for digit in digits]))
+    chosen, confidences = choose(digits, probabilities)
+    digits, probabilities = [digits[index] for index in chosen], probabilities[chosen]
     answers: list[dict[str, Any]] = [
         {
             "prediction": classifier.class_names[row.argmax()],
-            "confidence": float(row.max()),
+            "confidence": confidence,
             "known": 1 - row.size * float(row.min()),  # as in `predict`
             "probabilities": dict(zip(classifier.class_names, row.tolist(), strict=True)),
             "image": digit.image.tolist(),
         }
-        for digit, row in zip(digits, classifier(np.stack([digit.image for digit in digits])), strict=True)
+        for digit, confidence, row in zip(digits, confidences, probabilities, strict=True)
     ]
     if mode == "one":
         return jsonify(predictions=answers)
     for answer, digit in zip(answers, digits, strict=True):
         answer["box"] = {name: getattr(digit, name) for name in ("left", "top", "width", "height")}
-    texts = [answer["prediction"] for answer in answers]
+    texts = [answer["prediction"] if answer["known"] >= MIN_KNOWN else "?" for answer in answers]
     return jsonify(predictions=answers, lines=join_lines(list(zip(digits, texts, strict=True))))
 
 
@@ -139,12 +142,9 @@ def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
     if not content:
         raise exceptions.BadRequest("the image is empty")
     try:
-        digits = inputs.read(content, many, MAX_PIXELS)
+        return inputs.read(content, many, MAX_PIXELS)
     except reading.ImageError as error:
         exceptions.abort(error.status, str(error))
-    if len(digits) > MAX_IMAGES:
-        raise exceptions.RequestEntityTooLarge(f"the image has {len(digits):,} digits; the limit is {MAX_IMAGES}")
-    return digits
 
 
 def _parse_arrays(text: bytes, inputs: InputFormat) -> list[Digit]:
@@ -163,4 +163,5 @@ def _parse_arrays(text: bytes, inputs: InputFormat) -> list[Digit]:
         value = "integers" if inputs.channels == 1 else "lists of 3 integers"
         expected = f'{{"images": [[[{inputs.image_size} {value} from 0 to 255], …{inputs.image_size} rows], …]}}'
         raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}") from error
-    return [Digit(image, 0, 0, inputs.image_size, inputs.image_size) for image in pixels.astype(np.uint8)]
+    box = 0, 0, inputs.image_size, inputs.image_size
+    return [Digit(image, *box, 0, index, index + 1) for index, image in enumerate(pixels.astype(np.uint8))]

@@ -4,25 +4,28 @@ import itertools
 import math
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.study import MaxTrialsCallback, StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import command_line, echo
 from mnist_lightning.errors import UserError, one_line
 from mnist_lightning.files import write_atomically
+from mnist_lightning.reporting.reports import as_csv
 from mnist_lightning.training import interruptions
-from mnist_lightning.tuning import results
 from mnist_lightning.tuning.space import Parameter, as_flags
 from mnist_lightning.tuning.storage import Storage, lost_storage_reported
 
 CONFIG = "the config"  # the finalist that every search has
+OUTCOME = ("state", "validation accuracy", "machine", "run", "error")  # columns of the CSV files
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 PER_MACHINE = ("data.data_dir", "data.num_workers", "trainer.accelerator", "trainer.enable_progress_bar")
 """Settings that may differ between the machines of a search."""
@@ -65,7 +68,7 @@ class Search:
             with lost_storage_reported():
                 study = self._open(self.name)
                 self._run_trials(study, end)
-                found = results.best_trials(study)
+                found = best_trials(study)
                 if not found and time.monotonic() < end:
                     errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
                     reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
@@ -118,7 +121,7 @@ class Search:
         flags = [*as_flags(values), f"--trainer.max_epochs={self.num_epochs}"]
         accuracy = self._fit(trial, f"trial {trial.number}", flags, [pruning])
         outcome = f"{accuracy:.2%}, stopped early" if pruning.is_pruned else f"{accuracy:.2%}"
-        echo(f"trial {trial.number}: {outcome}, with {results.describe(values)}")
+        echo(f"trial {trial.number}: {outcome}, with {' '.join(as_flags(values))}")
         if pruning.is_pruned:
             raise optuna.TrialPruned
         return accuracy
@@ -171,13 +174,13 @@ class Search:
 
     def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
         """Writes `trials.csv`, `finalists.csv` and `best.yaml`, and shows the finalists."""
-        trainings = results.full_trainings(finals)
-        results.write_trials(self.folder / "trials.csv", study.trials, [entry.name for entry in self.space])
-        results.write_trials(self.folder / "finalists.csv", trainings, ["seed"])
-        scores = results.mean_accuracies(finals, self.num_seeds)
+        trainings = full_trainings(finals)
+        write_trials(self.folder / "trials.csv", study.trials, [entry.name for entry in self.space])
+        write_trials(self.folder / "finalists.csv", trainings, ["seed"])
+        scores = mean_accuracies(finals, self.num_seeds)
         values = {trial.user_attrs["finalist"]: trial.user_attrs["values"] for trial in trainings}
         for name, score in scores.items():
-            echo(f"{name.removeprefix('the '):<11} {score:.2%} {results.describe(values[name]) or 'unchanged'}")
+            echo(f"{name.removeprefix('the '):<11} {score:.2%} {' '.join(as_flags(values[name])) or 'unchanged'}")
         echo(f"results     {self.folder}")
         if not (found := [name for name in scores if name != CONFIG]):
             echo("            no finalist was trained with every seed, so best.yaml was not written")
@@ -189,3 +192,39 @@ class Search:
         origin = f"# {name.capitalize()} of the search {self.name}: mean validation accuracy {score:.2%}."
         write_atomically(self.folder / "best.yaml", f"{origin}\n{cli.parser.dump(cli.config, skip_default=True)}")
         echo(f"next        {command_line('fit', '--config', self.folder / 'best.yaml')}")
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the completed trials by validation accuracy, the highest first, without duplicate values."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda trial: (-trial.values[0], trial.number)):
+        found.setdefault(str(trial.params), trial)
+    return list(found.values())
+
+
+def full_trainings(finals: optuna.Study) -> list[FrozenTrial]:
+    """Returns the full trainings; their user attributes are the name of a finalist, its values, and a seed."""
+    return [trial for trial in finals.get_trials(deepcopy=False) if "finalist" in trial.user_attrs]
+
+
+def mean_accuracies(finals: optuna.Study, num_seeds: int) -> dict[str, float]:
+    """Returns the mean validation accuracy of each finalist that was trained with every seed, the best first."""
+    scores: dict[str, dict[int, float]] = {}
+    for trial in full_trainings(finals):
+        if trial.state == TrialState.COMPLETE and trial.user_attrs["seed"] < num_seeds:
+            scores.setdefault(trial.user_attrs["finalist"], {})[trial.user_attrs["seed"]] = trial.values[0]
+    found = {name: fmean(by_seed.values()) for name, by_seed in scores.items() if len(by_seed) == num_seeds}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def write_trials(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str]) -> None:
+    """Writes a row for each trial, or training of a finalist: its number, its values for `names`, and its outcome."""
+    columns = ["trial", *names, *OUTCOME]
+    rows: list[list[Any]] = [columns]
+    for trial in trials:
+        row = {**trial.user_attrs.get("values", {}), **trial.user_attrs, "state": trial.state.name.lower()}
+        row["trial"] = row.get("finalist", str(trial.number)).split()[-1]
+        row["validation accuracy"] = trial.values[0] if trial.values else ""
+        rows.append([row.get(column, "") for column in columns])
+    write_atomically(path, as_csv(rows))

@@ -25,7 +25,15 @@ def test_test_needs_no_flags_and_equals_scikit_learn(run: Path, capsys: pytest.C
     assert (metrics["num_images"], metrics["dataset"], metrics["checkpoint"]) == (100, "Tiny", str(BEST))
     matrix = [[int(row[name]) for name in "0123456789"] for row in read_csv(run / "test" / "confusion_matrix.csv")]
     assert matrix == confusion_matrix(targets, predictions).tolist()
-    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "target", "known"]
+    assert list(rows[0]) == [
+        "source",
+        "prediction",
+        "confidence",
+        *(f"p{i}" for i in range(10)),
+        "target",
+        "known",
+        "reason",
+    ]
     assert [row["source"] for row in rows] == [f"Tiny/test/{number}" for number in range(100)]
     assert all(float(row["confidence"]) == max(float(row[f"p{i}"]) for i in range(10)) for row in rows)
     assert metrics["accuracy"] > 0.5
@@ -86,8 +94,8 @@ def test_wrong_ensemble_is_rejected(run: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_pretrained_weights_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["test", "--ckpt_path", "pretrained", "--trainer.limit_test_batches", "2"])
-    assert "2,000 images of MNIST" in capsys.readouterr().out
+    main(["test", "--ckpt_path", "pretrained", "--trainer.accelerator", "cpu"])
+    assert "10,000 images of MNIST" in capsys.readouterr().out
     main(["predict", "--ckpt_path", "pretrained", "--output", "p.csv", "--trainer.accelerator", "cpu"])
     rows = read_csv(Path("p.csv"))
     assert sum(row["prediction"] == row["target"] for row in rows) > 9950
@@ -100,13 +108,13 @@ def test_checkpoint_outside_a_run_gets_a_new_run_folder(run: Path) -> None:
     assert not (run / "test").exists()
 
 
-def test_partial_evaluation_writes_no_report(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    limits = ["--trainer.limit_test_batches", "0.5", "--trainer.limit_predict_batches", "0.5"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_lightning.data.module.EVALUATION_BATCH_SIZE", 10)
-        main(["test", *limits])
-        main(["predict", *limits])
-    assert capsys.readouterr().out.count("partial     50 of 100 images; nothing was written") == 2
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_all_images_are_evaluated(command: str, capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    stage = "val" if command == "validate" else command
+    line = line_of([command, f"--trainer.limit_{stage}_batches", "0.5"], capsys)
+    assert line == f"error: --trainer.limit_{stage}_batches 0.5 is for training; omit it\n"
+    line = line_of([command, "--trainer.fast_dev_run", "true"], capsys)
+    assert line == "error: --trainer.fast_dev_run True is for training; omit it\n"
     assert not (run / "test").exists()
     assert not (run / "predictions.csv").exists()
 

@@ -264,10 +264,3 @@ def test_environment_variables_are_flags(tiny: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PL_TRAINER__MAX_EPOCHS", "2")
     main(["fit", *SMALL, *MLP])
     assert len(read_csv(RUN / "metrics.csv")) == 2
-
-
-def test_unused_folder_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", "--data.data_dir", "elsewhere", *MLP, "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"])
-    assert (
-        "note        MNIST comes with the package; --data.data_dir elsewhere is not used\n" in capsys.readouterr().out
-    )

@@ -18,7 +18,7 @@ def test_images_are_predicted_and_unreadable_ones_are_skipped(run: Path, capsys:
     main(["predict", "--images", "scans", "--output", "good.csv"])
     rows = read_csv(Path("good.csv"))
     assert [row["source"] for row in rows] == [f"scans/{label}.png" for label in range(3)]
-    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "known"]
+    assert list(rows[0]) == ["source", "prediction", "confidence", *(f"p{i}" for i in range(10)), "known", "reason"]
     with Image.open("good_sheet.png") as sheet:
         assert sheet.size[0] > 300
     Path("scans/3.png").write_text("not an image")
@@ -31,7 +31,7 @@ def test_images_are_predicted_and_unreadable_ones_are_skipped(run: Path, capsys:
     assert "unreadable  1 of 4 images" in output.out
     assert f"sheet       {run / 'predictions_sheet.png'}, with what the model saw" in output.out
     rows = read_csv(run / "predictions.csv")
-    assert list(rows[0])[-5:] == ["left", "top", "width", "height", "known"]
+    assert list(rows[0])[-6:] == ["left", "top", "width", "height", "known", "reason"]
     assert all(row["prediction"] == "" or float(row["confidence"]) == 1 for row in rows)
     assert (run / "predictions_sheet.png").is_file()
 

@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import outliers
-from mnist_lightning.data.augmentation import Augmentation
+from mnist_lightning.data.augmentation import Augmentation, draw_path
 from mnist_lightning.data.module import MNISTDataModule, scale
 from mnist_lightning.data.outliers import make_outliers, scribble
-from mnist_lightning.data.pens import draw_path
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import MLP
 from tests.conftest import MLP as MLP_FLAGS

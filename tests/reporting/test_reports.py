@@ -80,21 +80,21 @@ def test_all_files_are_written(tmp_path: Path) -> None:
 
 
 def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
-    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
-    reports.write_predictions(tmp_path / "p.csv", ["x/0", "x/1"], probabilities, ["a", "b"], {"target": ["a", "a"]})
-    assert (tmp_path / "p.csv").read_text() == (
-        "source,prediction,confidence,p0,p1,target,known\n"
-        "x/0,b,0.750000,0.250000,0.750000,a,0.500000\n"
-        "x/1,a,1.000000,1.000000,0.000000,a,1.000000\n"
+    path, extra = tmp_path / "p.csv", {"target": ["a", "a", "b"]}
+    probabilities, confidences = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]), [0.7, 1.0, 0.5]
+    written = path, ["x", "y", "z"], probabilities, confidences, ["a", "b"], extra
+    assert reports.write_predictions(*written) == ["", "", ""]
+    assert path.read_text() == (
+        "source,prediction,confidence,p0,p1,target,known,reason\n"
+        "x,b,0.700000,0.250000,0.750000,a,0.500000,\n"
+        "y,a,1.000000,1.000000,0.000000,a,1.000000,\n"
+        "z,a,0.500000,0.500000,0.500000,b,0.000000,\n"
     )
-
-
-def test_uncertain_predictions_are_left_empty(tmp_path: Path) -> None:
-    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
-    reports.write_predictions(tmp_path / "p.csv", ["x", "y"], probabilities, ["a", "b"], {}, 0.8)
-    assert (tmp_path / "p.csv").read_text().splitlines()[1:] == [
-        "x,,0.750000,0.250000,0.750000,0.500000",
-        "y,a,1.000000,1.000000,0.000000,1.000000",
-    ]
-    reports.write_predictions(tmp_path / "p.csv", ["x", "y"], probabilities, ["a", "b"], {}, 0.75)
-    assert (tmp_path / "p.csv").read_text().splitlines()[1] == "x,b,0.750000,0.250000,0.750000,0.500000"
+    assert reports.write_predictions(*written, 0.8, 0.3) == ["unsure", "", "no digit"]
+    assert path.read_text() == (
+        "source,prediction,confidence,p0,p1,target,known,reason\n"
+        "x,,0.700000,0.250000,0.750000,a,0.500000,unsure\n"
+        "y,a,1.000000,1.000000,0.000000,a,1.000000,\n"
+        "z,,0.500000,0.500000,0.500000,b,0.000000,no digit\n"
+    )
+    assert reports.write_predictions(*written, 0.7) == ["", "", "unsure"]

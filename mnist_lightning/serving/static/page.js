@@ -7,12 +7,17 @@ const LONGER_SIDE = 2000; // longest side, in pixels, that the service uses
 const STROKE = 0.075; // fraction of the pad's width, for digits as thick as MNIST's when they fill the pad
 const RETRY_MS = 1500;
 const TIMEOUT_MS = 15_000;
+const UNSURE = 0.8; // confidence below which a prediction is uncertain, as in predict
+const LIVE_MS = 100; // between requests while a stroke is drawn
 
 const byId = (id) => document.getElementById(id);
 const [pad, boxes, answer, seen, bars, hint] = ["pad", "boxes", "answer", "seen", "bars", "hint"].map(byId);
 const paint = pad.getContext("2d");
 
 let strokes = []; // each a list of points in [0, 1]
+let cleared = []; // the strokes that Clear removed, for Undo
+let many = true; // whether the model finds digits in pictures, or takes all of it
+let sent = 0; // when the latest drawing was sent
 let photo = null; // a bitmap
 let pointer = null; // id of the drawing pointer
 let request = null; // the AbortController of the latest request
@@ -31,7 +36,7 @@ function trace(context, size) {
       context.quadraticCurveTo(a.x * size, a.y * size, (a.x + b.x) / 2 * size, (a.y + b.y) / 2 * size);
     }
     const end = points.at(-1);
-    context.lineTo(end.x * size, end.y * size);
+    context.lineTo(end.x * size + 0.01, end.y * size); // so that a tap leaves a dot
     context.stroke();
   }
 }
@@ -45,7 +50,8 @@ function redraw() {
   paint.strokeStyle = getComputedStyle(pad).color;
   trace(paint, pad.width);
   hint.hidden = strokes.length > 0 || photo !== null;
-  for (const id of ["undo", "clear"]) byId(id).setAttribute("aria-disabled", !hint.hidden); // unlike disabled, keeps the focus
+  byId("clear").setAttribute("aria-disabled", !hint.hidden); // unlike disabled, keeps the focus
+  byId("undo").setAttribute("aria-disabled", !hint.hidden && !cleared.length);
 }
 
 function place(bitmap) { // an image's position on the square pad, as fractions of the pad
@@ -72,8 +78,7 @@ function pointOf(event) {
 pad.addEventListener("pointerdown", (event) => {
   if (pointer !== null || event.button !== 0) return;
   if (photo) forgetPhoto();
-  version++;
-  request?.abort();
+  cleared = [];
   pointer = event.pointerId;
   pad.setPointerCapture(pointer);
   strokes.push([pointOf(event)]);
@@ -84,7 +89,8 @@ pad.addEventListener("pointermove", (event) => {
   if (event.pointerId !== pointer) return;
   const events = event.getCoalescedEvents?.() ?? [];
   strokes.at(-1).push(...(events.length ? events : [event]).map(pointOf));
-  redraw();
+  if (performance.now() - sent > LIVE_MS && !request?.isPending) update();
+  else redraw();
 });
 
 pad.addEventListener("lostpointercapture", (event) => { // fires after every stroke, however it ends
@@ -94,15 +100,17 @@ pad.addEventListener("lostpointercapture", (event) => { // fires after every str
 });
 
 function undo() {
-  if (pointer !== null || !hint.hidden) return;
-  photo ? forgetPhoto() : strokes.pop();
+  if (pointer !== null) return;
+  if (photo) forgetPhoto();
+  else if (strokes.length) strokes.pop();
+  else [strokes, cleared] = [cleared, []];
   update();
 }
 
 function clearAll() {
   if (pointer !== null) return; // in the middle of a stroke
   forgetPhoto();
-  strokes = [];
+  if (strokes.length) [strokes, cleared] = [[], strokes];
   update();
 }
 
@@ -134,11 +142,13 @@ async function openPhoto(file) {
     bitmap = await createImageBitmap(file);
   }
   if (mine !== version || pointer !== null) return bitmap.close(); // a stroke has begun
-  strokes = [];
+  strokes = cleared = [];
   forgetPhoto();
   photo = bitmap;
   redraw();
-  predict(file, true);
+  show([]);
+  report("Reading…");
+  predict(file);
 }
 
 function asJpeg(image, width, height) {
@@ -211,33 +221,39 @@ async function update() {
   redraw();
   request?.abort();
   if (!strokes.length) {
+    boxes.replaceChildren();
     report("");
     return show([]);
   }
+  sent = performance.now();
   const image = await drawing();
-  if (mine === version) predict(image, false);
+  if (mine === version) predict(image);
 }
 
-async function predict(image, many) {
+async function predict(image) {
   request?.abort();
   const mine = (request = new AbortController());
+  mine.isPending = true;
   const retry = (text) => {
     if (mine.signal.aborted) return;
     report(text);
-    show([]); // the predictions on the page are those of an earlier drawing
-    setTimeout(() => mine.signal.aborted || predict(image, many), RETRY_MS);
+    boxes.replaceChildren(); // the predictions on the page are those of an earlier drawing
+    show([]);
+    setTimeout(() => mine.signal.aborted || predict(image), RETRY_MS);
   };
+  const attempt = new AbortController();
+  mine.signal.addEventListener("abort", () => attempt.abort());
+  const timer = setTimeout(() => attempt.abort(), TIMEOUT_MS);
   let response, content;
   try {
-    response = await fetch(many ? "predict?digits=many" : "predict", {
-      method: "POST",
-      headers: { "Content-Type": image.type },
-      body: image,
-      signal: AbortSignal.any([mine.signal, AbortSignal.timeout(TIMEOUT_MS)]),
-    });
+    const options = { method: "POST", headers: { "Content-Type": image.type }, body: image, signal: attempt.signal };
+    response = await fetch(many ? "predict?digits=many" : "predict", options);
     content = await response.text();
   } catch {
     return retry("The server isn't responding. Retrying…");
+  } finally {
+    clearTimeout(timer);
+    mine.isPending = false;
   }
   if (mine.signal.aborted) return;
   try {
@@ -245,37 +261,55 @@ async function predict(image, many) {
   } catch { // a proxy's error page
     content = { error: `The server answered with an error (${response.status}).` };
   }
-  report(content.error ?? (!many && content.predictions[0].known < 0.5 ? "That doesn't look like a digit." : ""));
+  report(content.error ?? "");
+  boxes.replaceChildren();
   if (content.error) show([]);
-  else if (many) showPhoto(content);
-  else show(content.predictions);
+  else if (many) showLines(content);
+  else choose(content.predictions[0]);
 }
 
-function showPhoto({ predictions, lines }) {
-  const { left, top, width, height } = place(photo);
+function showLines({ predictions, lines }) { // all digits, in boxes if there are several; one is chosen
+  const { left, top, width, height } = place(photo ?? pad);
+  const text = lines.join("\n");
+  if (predictions.length === 1 && !photo) return choose(predictions[0], text);
   const marks = predictions.map((found) => {
     const { box } = found;
     const mark = document.createElement("button");
     mark.type = "button";
-    mark.dataset.text = found.prediction;
-    mark.setAttribute("aria-label", `${found.prediction}, ${percent(found.confidence)}`);
-    mark.style.left = `${100 * (left + box.left / photo.width * width)}%`;
-    mark.style.top = `${100 * (top + box.top / photo.height * height)}%`;
-    mark.style.width = `${100 * box.width / photo.width * width}%`;
-    mark.style.height = `${100 * box.height / photo.height * height}%`;
+    mark.dataset.text = nameOf(found);
+    mark.className = found.confidence < UNSURE ? "unsure" : "";
+    mark.setAttribute("aria-label", `${nameOf(found)}, ${percent(found.confidence)}`);
+    mark.style.left = `${100 * (left + box.left / (photo ?? pad).width * width)}%`;
+    mark.style.top = `${100 * (top + box.top / (photo ?? pad).height * height)}%`;
+    mark.style.width = `${100 * box.width / (photo ?? pad).width * width}%`;
+    mark.style.height = `${100 * box.height / (photo ?? pad).height * height}%`;
     mark.addEventListener("click", () => {
       for (const other of marks) other.setAttribute("aria-pressed", other === mark);
-      show([found], lines.join("\n"));
+      choose(found, text);
     });
     return mark;
   });
+  boxes.className = photo ? "" : "drawn"; // strokes can be drawn through them
   boxes.replaceChildren(...marks);
   marks[0].click();
 }
 
+function choose(found, text = nameOf(found)) { // shows one digit, and says how sure it is
+  show([found], text);
+  const [[first], [second, p]] = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
+  if (found.known < 0.5) report("That doesn't look like a digit.");
+  else if (found.confidence >= UNSURE) report("");
+  else report(p > 0.1 ? `Probably ${first}, maybe ${second}.` : `Probably ${first}.`);
+}
+
+function nameOf(found) {
+  return found.known < 0.5 ? "?" : found.prediction;
+}
+
 function show([found], text = found?.prediction) {
   answer.textContent = text ?? "?";
-  answer.className = [!found && "empty", found?.confidence < 0.8 && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
+  byId("copy").hidden = !found;
+  answer.className = [!found && "empty", found?.confidence < UNSURE && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
   const size = seen.width = seen.height = found?.image.length ?? 28;
   const pixels = new ImageData(size, size);
   (found?.image.flat() ?? []).forEach((value, i) => pixels.data.set([...[value, value, value].flat().slice(0, 3), 255], 4 * i));
@@ -285,7 +319,7 @@ function show([found], text = found?.prediction) {
 
 function showBars(probabilities) {
   const entries = Object.entries(probabilities);
-  const order = entries.toSorted((a, b) => b[1] - a[1]);
+  const order = [...entries].sort((a, b) => b[1] - a[1]);
   const shown = entries.length > 10 ? order.slice(0, 10) : entries; // the page has no room for all letters
   while (bars.children.length < shown.length) {
     const row = document.createElement("li");
@@ -310,6 +344,9 @@ function report(text) {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+byId("copy").addEventListener("click", () => navigator.clipboard.writeText(answer.textContent));
+
 redraw();
 show([]);
 offerCamera();
+fetch("readyz").then((response) => response.json()).then(({ model }) => many = model.is_handwriting !== "False", () => {});
