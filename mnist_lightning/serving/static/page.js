@@ -308,7 +308,7 @@ function nameOf(found) {
 
 function show([found], text = found?.prediction) {
   answer.textContent = text ?? "?";
-  byId("copy").hidden = !found;
+  byId("copy").hidden = !found || text === "?";
   answer.className = [!found && "empty", found?.confidence < UNSURE && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
   const size = seen.width = seen.height = found?.image.length ?? 28;
   const pixels = new ImageData(size, size);
