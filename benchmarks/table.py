@@ -81,6 +81,14 @@ def summary_table() -> str:
     return accuracy_table("config", "test accuracy", "parameters", "seconds")
 
 
+def record_table() -> str:
+    """Returns attempts at a higher accuracy as Markdown."""
+    names = ("cnn_wide", "cnn_wide_shifted", "cnn_wide_ensemble", "cnn_wide_no_light")
+    found = [row for name in names if (row := accuracy.summarize(RESULTS_DIR / "record", name, "test"))]
+    columns = ("config", "test accuracy", "each seed", "loss", "ECE", "error without suspected label errors")
+    return as_markdown(columns, ([row[column] for column in columns] for row in found))
+
+
 def robustness_table() -> str:
     """Returns errors on corrupted images as Markdown."""
     found = {config: read(f"robustness{end}")["rows"] for config, end in WEIGHTS.items()}
@@ -234,6 +242,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (summary_table,),
     "docs/measurements.md": (
         accuracy_table,
+        record_table,
         robustness_table,
         outliers_table,
         seeds_table,
