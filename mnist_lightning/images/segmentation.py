@@ -103,7 +103,7 @@ def _belongs(box: Box, others: list[Box], height: float) -> bool:
     gap = max(box[0].start, rows.start) - min(box[0].stop, rows.stop)
     together = max(box[0].stop, rows.stop) - min(box[0].start, rows.start)
     narrower = min(box[1].stop - box[1].start, columns.stop - columns.start)
-    return bool(overlap > 0.1 * narrower) and gap < 0.3 * height and together < 1.8 * height
+    return bool(overlap > 0.1 * narrower) and gap < 0.3 * height and together < (1.8 if gap > 0 else 1.4) * height
 
 
 def _lines(found: list[Piece], height: float) -> list[list[Piece]]:

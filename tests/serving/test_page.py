@@ -87,8 +87,8 @@ def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None
     predictions = {}
     for digit, strokes in STYLES[style].items():
         draw(page, strokes)
-        page.wait_for_timeout(200)  # the drawing is encoded, then sent
-        page.wait_for_function("!request.isPending")
+        while page.evaluate("pointer !== null || request === null || request.isPending"):
+            page.wait_for_timeout(20)
         predictions[digit] = page.locator("#answer").text_content()
         page.get_by_role("button", name="Clear").click()
     assert sum(digit == prediction for digit, prediction in predictions.items()) >= 9, predictions

@@ -220,6 +220,7 @@ async function update() {
   const mine = ++version;
   redraw();
   request?.abort();
+  request = null;
   if (!strokes.length) {
     boxes.replaceChildren();
     report("");
