@@ -10,7 +10,7 @@ from mnist_lightning.images.digits import Digit
 
 MIN_KNOWN = 0.5  # a picture of which less is known shows no digit
 # Chosen on numbers that were written with validation images, as in benchmarks.strings:
-NO_DIGIT = np.log(0.5)  # logarithm of the weight of connected ink that is no digit, compared with its parts
+NO_DIGIT = np.log(0.5)  # logarithm of the weight of connected ink without a digit, compared with its parts
 SHARPNESS, DOUBT = 2, 0.3
 
 
