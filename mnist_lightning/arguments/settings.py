@@ -30,7 +30,7 @@ def check(command: str, settings: Any) -> None:
         ("strategy", is_spawn, "is not supported; use ddp"),
         *((name, settings[name] == 0, "leaves nothing to do; use 1 or more") for name in LIMITS),
         *(
-            (name, command != "fit" and settings[name], "is for training; omit it")
+            (name, command != "fit" and settings[name], "would leave images out; omit it")
             for name in (*LIMITS[1:], "fast_dev_run")
         ),
     ):

@@ -112,9 +112,9 @@ def test_checkpoint_outside_a_run_gets_a_new_run_folder(run: Path) -> None:
 def test_all_images_are_evaluated(command: str, capsys: pytest.CaptureFixture[str], run: Path) -> None:
     stage = "val" if command == "validate" else command
     line = line_of([command, f"--trainer.limit_{stage}_batches", "0.5"], capsys)
-    assert line == f"error: --trainer.limit_{stage}_batches 0.5 is for training; omit it\n"
+    assert line == f"error: --trainer.limit_{stage}_batches 0.5 would leave images out; omit it\n"
     line = line_of([command, "--trainer.fast_dev_run", "true"], capsys)
-    assert line == "error: --trainer.fast_dev_run True is for training; omit it\n"
+    assert line == "error: --trainer.fast_dev_run True would leave images out; omit it\n"
     assert not (run / "test").exists()
     assert not (run / "predictions.csv").exists()
 
