@@ -32,7 +32,6 @@ def main(args: Sequence[str] | None = None) -> None:
     elif command == "--version":
         print(f"mnist_lightning {version('mnist_lightning')}")
     else:
-        handle_sigterm()
         try:
             if command not in COMMANDS:
                 similar = did_you_mean(command, COMMANDS)
@@ -42,7 +41,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
                 print(pages.page(command), *([pages.all_flags()] if "--help-all" in wanted else []), sep="\n", end="")
                 return
+            ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)  # torch hides a KeyboardInterrupt in NumPy's import
             module = importlib.import_module(f"mnist_lightning.commands.{MODULES.get(command, command)}")
+            signal.signal(signal.SIGINT, ctrl_c)
+            handle_sigterm()
             getattr(module, command)(flags)
         except UserError as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a run hits the same error
