@@ -6,7 +6,6 @@ const FORMATS = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/; // what the service rea
 const LONGER_SIDE = 2000; // longest side, in pixels, that the service uses
 const STROKE = 0.075; // fraction of the pad's width, for digits as thick as MNIST's when they fill the pad
 const RETRY_MS = 1500;
-const TIMEOUT_MS = 15_000;
 const UNSURE = 0.8; // confidence below which a prediction is uncertain, as in predict
 const LIVE_MS = 100; // between requests while a stroke is drawn
 
@@ -67,7 +66,7 @@ function drawing() { // black on white, whatever the page's colors are
   context.fillRect(0, 0, paper.width, paper.height);
   context.strokeStyle = "black";
   trace(context, paper.width);
-  return paper.convertToBlob({ type: "image/png" });
+  return paper;
 }
 
 function pointOf(event) {
@@ -216,8 +215,8 @@ byId("viewfinder").addEventListener("close", () => video.srcObject?.getTracks().
 
 // ---- predictions
 
-async function update() {
-  const mine = ++version;
+function update() {
+  version++;
   redraw();
   request?.abort();
   request = null;
@@ -227,46 +226,27 @@ async function update() {
     return show([]);
   }
   sent = performance.now();
-  const image = await drawing();
-  if (mine === version) predict(image);
+  predict(drawing());
 }
 
-async function predict(image) {
+async function predict(picture) { // a photo or a drawing
   request?.abort();
   const mine = (request = new AbortController());
   mine.isPending = true;
-  const retry = (text) => {
-    if (mine.signal.aborted) return;
-    report(text);
-    boxes.replaceChildren(); // the predictions on the page are those of an earlier drawing
-    show([]);
-    setTimeout(() => mine.signal.aborted || predict(image), RETRY_MS);
-  };
-  const attempt = new AbortController();
-  mine.signal.addEventListener("abort", () => attempt.abort());
-  const timer = setTimeout(() => attempt.abort(), TIMEOUT_MS);
-  let response, content;
+  let found = null, problem = "";
   try {
-    const options = { method: "POST", headers: { "Content-Type": image.type }, body: image, signal: attempt.signal };
-    response = await fetch(many ? "predict?digits=many" : "predict", options);
-    content = await response.text();
-  } catch {
-    return retry("The server isn't responding. Retrying…");
-  } finally {
-    clearTimeout(timer);
-    mine.isPending = false;
+    found = await reader.read(picture, many, mine.signal);
+  } catch (error) {
+    problem = error.message;
+    if (error.isTemporary) setTimeout(() => mine.signal.aborted || predict(picture), RETRY_MS);
   }
+  mine.isPending = false;
   if (mine.signal.aborted) return;
-  try {
-    content = JSON.parse(content);
-  } catch { // a proxy's error page
-    content = { error: `The server answered with an error (${response.status}).` };
-  }
-  report(content.error ?? "");
-  boxes.replaceChildren();
-  if (content.error) show([]);
-  else if (many) showLines(content);
-  else choose(content.predictions[0]);
+  report(problem);
+  boxes.replaceChildren(); // they are those of an earlier drawing
+  if (!found) show([]);
+  else if (many) showLines(found);
+  else choose(found.predictions[0]);
 }
 
 function showLines({ predictions, lines }) { // all digits, in boxes if there are several; one is chosen
@@ -350,4 +330,4 @@ byId("copy").addEventListener("click", () => navigator.clipboard.writeText(answe
 redraw();
 show([]);
 offerCamera();
-fetch("readyz").then((response) => response.json()).then(({ model }) => many = model.is_handwriting !== "False", () => {});
+reader.about().then((model) => many = model.is_handwriting !== "False", () => {});
