@@ -75,6 +75,11 @@ def draw(page: Page, strokes: list[Stroke]) -> None:
         page.mouse.up()
 
 
+def wait_for_answer(page: Page) -> None:
+    while page.evaluate("pointer !== null || request === null || request.isPending"):
+        page.wait_for_timeout(20)
+
+
 def write_photo(images: UInt8) -> Path:
     """Writes a photo of images side by side."""
     path = Path("photo.png")
@@ -87,8 +92,7 @@ def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None
     predictions = {}
     for digit, strokes in STYLES[style].items():
         draw(page, strokes)
-        while page.evaluate("pointer !== null || request === null || request.isPending"):
-            page.wait_for_timeout(20)
+        wait_for_answer(page)
         predictions[digit] = page.locator("#answer").text_content()
         page.get_by_role("button", name="Clear").click()
     assert sum(digit == prediction for digit, prediction in predictions.items()) >= 9, predictions
@@ -187,7 +191,7 @@ def test_keyboard_undoes_and_clears(page: Page) -> None:
     expect(page.locator("#answer")).to_have_text("7")
     page.keyboard.press("Delete")
     expect(page.locator("#answer")).to_have_text("?")
-    for name in ("undo", "clear", "choose", "camera"):
+    for name in ("undo", "clear", "sample", "choose", "camera"):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == name
 
@@ -252,6 +256,36 @@ def test_camera_takes_a_photo(page: Page) -> None:
         page.locator("#take").click()
     assert answered.value.status in (200, 422)
     expect(page.locator("#viewfinder")).to_be_hidden()
+
+
+def test_nine_of_ten_samples_are_read_right(page: Page) -> None:
+    random = """(() => {
+        let state = 1;
+        Math.random = () => (state = state * 48271 % 2147483647) / 2147483647; // the same in each run
+        const draw = drawNumber;
+        drawNumber = (text) => draw(pad.dataset.text = text);
+    })()"""
+    page.evaluate(random)
+    results = []
+    for _ in range(30):
+        page.get_by_role("button", name="Sample").click()
+        wait_for_answer(page)
+        results.append((page.locator("#pad").get_attribute("data-text"), page.locator("#answer").text_content()))
+    assert {len(text or "") for text, _ in results} == {1, 2, 3}
+    assert {*"0123456789"} == {*"".join(text or "" for text, _ in results)}
+    assert sum(text == answer for text, answer in results) >= 27, results
+
+
+def test_sample_is_undone_like_own_strokes(page: Page) -> None:
+    draw(page, UPRIGHT["7"])
+    page.evaluate("drawNumber('14')")
+    expect(page.locator("#answer")).to_have_text("14")
+    for _ in range(2):
+        page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#answer")).to_have_text("1")
+    for _ in range(2):
+        page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#answer")).to_have_text("7")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

@@ -8,6 +8,11 @@ const STROKE = 0.075; // fraction of the pad's width, for digits as thick as MNI
 const RETRY_MS = 1500;
 const UNSURE = 0.8; // confidence below which a prediction is uncertain, as in predict
 const LIVE_MS = 100; // between requests while a stroke is drawn
+const SHAPES = [ // strokes of each digit, as x from 0 to 6 and y from 0 to 9; a point that comes twice is a corner
+  "30 00 09 69 60 30", "12 30 30 39", "02 10 60 64 09 09 69", "01 10 60 64 24 24 64 69 19 08", "20 05 05 65,42 49",
+  "60 10 10 14 14 63 69 29 08", "50 11 04 09 69 64 14 06", "00 60 60 29", "40 00 04 65 69 09 05 64 60 40",
+  "63 60 00 05 65 62 62 59",
+];
 
 const byId = (id) => document.getElementById(id);
 const [pad, boxes, answer, seen, bars, hint] = ["pad", "boxes", "answer", "seen", "bars", "hint"].map(byId);
@@ -113,7 +118,26 @@ function clearAll() {
   update();
 }
 
+function drawNumber(text) { // as if by hand, for those who can't draw
+  if (pointer !== null) return;
+  forgetPhoto();
+  const vary = (amount) => (2 * Math.random() - 1) * amount;
+  const height = [0.6, 0.5, 0.35][text.length - 1], width = 0.57 * height;
+  [cleared, strokes] = [strokes, [...text].flatMap((digit, place) => {
+    const slant = vary(0.1), size = 1 + vary(0.08);
+    const center = 0.5 + (place - (text.length - 1) / 2) * (width + 0.125);
+    return SHAPES[digit].split(",").map((stroke) => stroke.split(" ").map(([column, row]) => {
+      const y = size * height * ((row - 4.5) / 9 + vary(0.02));
+      return { x: center + size * width * ((column - 3) / 6 + vary(0.03)) - slant * y, y: 0.5 + y };
+    }));
+  })];
+  update();
+}
+
 byId("undo").addEventListener("click", undo);
+byId("sample").addEventListener("click", () => {
+  drawNumber(String(Math.floor(Math.random() * 10 ** Math.ceil(3 * Math.random()))));
+});
 byId("clear").addEventListener("click", clearAll);
 document.addEventListener("keydown", (event) => {
   if (byId("viewfinder").open) return;
