@@ -288,6 +288,11 @@ def test_sample_is_undone_like_own_strokes(page: Page) -> None:
     expect(page.locator("#answer")).to_have_text("7")
 
 
+def test_foot_says_how_often_the_network_is_right(page: Page) -> None:
+    line = re.compile(r"^This network reads 99\.\d\d% of MNIST's test images correctly\. mnist_lightning$")
+    expect(page.locator("footer")).to_have_text(line)
+
+
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_page_fits_any_screen(browser: Browser, service: Service, width: int) -> None:
     with opened(browser, service, viewport={"width": width, "height": 800}) as page:

@@ -354,4 +354,8 @@ byId("copy").addEventListener("click", () => navigator.clipboard.writeText(answe
 redraw();
 show([]);
 offerCamera();
-reader.about().then((model) => many = model.is_handwriting !== "False", () => {});
+reader.about().then((model) => {
+  many = model.is_handwriting !== "False";
+  const images = model.dataset && model.dataset !== "ImageFolder" ? `${model.dataset}'s test images` : "its test images";
+  if (model.accuracy) byId("accuracy").textContent = `This network reads ${(100 * model.accuracy).toFixed(2)}% of ${images} correctly.`;
+}, () => {});
