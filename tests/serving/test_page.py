@@ -288,9 +288,79 @@ def test_sample_is_undone_like_own_strokes(page: Page) -> None:
     expect(page.locator("#answer")).to_have_text("7")
 
 
+PIXELS = """[
+    [...seen.getContext("2d").getImageData(0, 0, 28, 28).data],
+    [...byId("heat").getContext("2d").getImageData(0, 0, 280, 280).data],
+]"""
+
+
+@pytest.mark.parametrize("digit", ["1", "7"])
+def test_why_is_warm_at_the_ink_and_shows_similar_digits(page: Page, digit: str) -> None:
+    expect(page.locator("#why")).to_be_hidden()
+    draw(page, UPRIGHT[digit])
+    expect(page.locator("#answer")).to_have_text(digit)
+    expect(page.locator("#reasons")).to_be_hidden()
+    page.get_by_role("button", name="Why?").click()
+    expect(page.locator("#nearest li")).to_have_count(5)
+    expect(page.locator("#excuse")).to_be_empty()
+    assert page.locator("#nearest").inner_text().split().count(digit) >= 4
+    seen, heat = (np.array(pixels).reshape(-1, 4) for pixels in page.evaluate(PIXELS))
+    ink = seen[:, 0].reshape(28, 28)
+    red, _, blue, _ = heat.reshape(28, 10, 28, 10, 4).mean((1, 3)).transpose(2, 0, 1)
+    steps = np.abs(np.indices((28, 28))[:, None] - np.argwhere(ink).T[:, :, None, None])  # from each pixel of ink
+    far = steps.max(0).min(0) > 8
+    assert far.any()
+    assert (red - blue)[ink > 128].mean() > 2 * (red - blue)[ink == 0].mean() > 0
+    assert (red - blue)[far].max() < 2
+    draw(page, [[(0.2, 0.9), (0.8, 0.9)]])
+    expect(page.locator("#reasons")).to_be_hidden()
+
+
+def test_why_follows_the_chosen_digit_and_closes(page: Page) -> None:
+    draw(page, [*shrunk("4", 0.0), *shrunk("7", 0.4)])
+    expect(page.locator("#boxes button")).to_have_count(2)
+    why = page.get_by_role("button", name="Why?")
+    why.click()
+    expect(page.locator("#nearest li").first).to_have_text("4")
+    page.get_by_role("button", name="7,").click(position={"x": 5, "y": -8})  # at its label
+    expect(page.locator("#nearest li").first).to_have_text("7")
+    expect(why).to_have_attribute("aria-expanded", "true")
+    why.click()
+    expect(page.locator("#reasons")).to_be_hidden()
+    expect(why).to_have_attribute("aria-expanded", "false")
+    page.keyboard.press("Escape")
+    expect(why).to_be_hidden()
+
+
+def test_why_needs_mnist_for_similar_digits_and_says_if_it_fails(page: Page) -> None:
+    draw(page, UPRIGHT["7"])
+    expect(page.locator("#answer")).to_have_text("7")
+    page.evaluate("() => { reader.about = async () => ({ dataset: 'EMNISTDigits' }); }")
+    why = page.get_by_role("button", name="Why?")
+    why.click()
+    expect(page.locator("#excuse")).to_be_empty()
+    expect(page.locator("#heat")).to_be_visible()
+    expect(page.locator("#similar")).to_be_hidden()
+    why.click()
+    page.evaluate("() => { reader.classify = async () => { throw new Error('secret'); }; }")
+    why.click()
+    expect(page.locator("#excuse")).to_have_text("The explanation failed. Please try again.")
+
+
 def test_foot_says_how_often_the_network_is_right(page: Page) -> None:
     line = re.compile(r"^This network reads 99\.\d\d% of MNIST's test images correctly\. mnist_lightning$")
     expect(page.locator("footer")).to_have_text(line)
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390)])
+def test_paper_answer_and_messages_fit_on_a_phone(browser: Browser, service: Service, width: int, height: int) -> None:
+    with opened(browser, service, viewport={"width": width, "height": height}) as page:
+        page.evaluate("drawNumber('427')")
+        expect(page.locator("#answer")).to_have_text("427")
+        for name in ("pad", "answer", "seen", "status", "why", "camera"):
+            box = page.locator(f"#{name}").bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= height, name
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

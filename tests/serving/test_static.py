@@ -1,12 +1,15 @@
-"""What the page consists of: its colors."""
+"""What the page consists of: its colors, and the training digits that it compares with."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mnist_lightning import serving
+from mnist_lightning.data.module import MNISTDataModule
+from tests.conftest import UInt8
 
 STATIC = Path(serving.__file__).parent / "static"
 TEXT, GRAPHICS = 4.5, 3.0  # least contrast, after WCAG 2.2, 1.4.3 and 1.4.11
@@ -37,3 +40,19 @@ def test_colors_have_enough_contrast(scheme: str) -> None:
     for (front, back), least in CONTRASTS.items():
         darker, brighter = sorted(luminance(colors[name]) for name in (front, back))
         assert (brighter + 0.05) / (darker + 0.05) >= least, (front, back)
+
+
+def training_sheet() -> UInt8:
+    """Returns the first 50 training images of each class, 25 in a row; `Image.fromarray` can save them again."""
+    data = MNISTDataModule()
+    data.setup("fit")
+    images, labels = (part[data.train_indices].numpy() for part in (data.train_images, data.train_labels))
+    chosen = np.concatenate([images[labels == label][:50] for label in range(10)])
+    sheet: UInt8 = chosen.reshape(20, 25, 28, 28).swapaxes(1, 2).reshape(560, 700)
+    return sheet
+
+
+def test_page_has_the_first_training_digits_of_each_class() -> None:
+    with Image.open(STATIC / "training.png") as sheet:
+        assert sheet.mode == "L"
+        np.testing.assert_array_equal(np.asarray(sheet), training_sheet())

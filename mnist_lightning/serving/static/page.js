@@ -288,9 +288,11 @@ function showLines({ predictions, lines }) { // all digits, in boxes if there ar
     mark.style.top = `${100 * (top + box.top / (photo ?? pad).height * height)}%`;
     mark.style.width = `${100 * box.width / (photo ?? pad).width * width}%`;
     mark.style.height = `${100 * box.height / (photo ?? pad).height * height}%`;
-    mark.addEventListener("click", () => {
+    mark.addEventListener("click", (event) => {
+      const asksWhy = event.isTrusted && !byId("reasons").hidden; // keeps asking about the digit that is chosen
       for (const other of marks) other.setAttribute("aria-pressed", other === mark);
       choose(found, text);
+      if (asksWhy) explain();
     });
     return mark;
   });
@@ -315,11 +317,16 @@ function show([found], text = found?.prediction) {
   answer.textContent = text ?? "?";
   byId("copy").hidden = !found || text === "?";
   answer.className = [!found && "empty", found?.confidence < UNSURE && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
-  const size = seen.width = seen.height = found?.image.length ?? 28;
-  const pixels = new ImageData(size, size);
-  (found?.image.flat() ?? []).forEach((value, i) => pixels.data.set([...[value, value, value].flat().slice(0, 3), 255], 4 * i));
-  seen.getContext("2d").putImageData(pixels, 0, 0);
+  showPixels(seen, found?.image ?? Array(28).fill([]));
+  offerWhy(found);
   showBars(found?.probabilities ?? Object.fromEntries([..."0123456789"].map((name) => [name, 0])));
+}
+
+function showPixels(canvas, image) { // gray or color
+  const size = canvas.width = canvas.height = image.length;
+  const pixels = new ImageData(size, size);
+  image.flat().forEach((value, i) => pixels.data.set([...[value, value, value].flat().slice(0, 3), 255], 4 * i));
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
 function showBars(probabilities) {
@@ -350,6 +357,8 @@ function report(text) {
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 byId("copy").addEventListener("click", () => navigator.clipboard.writeText(answer.textContent));
+
+byId("why").addEventListener("click", () => byId("reasons").hidden ? explain() : closeWhy());
 
 redraw();
 show([]);
