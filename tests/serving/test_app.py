@@ -212,7 +212,7 @@ def test_every_response_has_the_security_headers(client: FlaskClient) -> None:
 
 
 def test_page_loads_no_external_resources(client: FlaskClient) -> None:
-    for name in ("", "static/page.js", "static/page.css"):
+    for name in ("", "static/page.js", "static/why.js", "static/page.css"):
         with client.get(f"/{name}") as response:
             text = response.get_data(as_text=True)
         assert response.status_code == 200
