@@ -119,15 +119,8 @@ def write_predictions(
     The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output. Returns
     why predictions are left empty: `no digit` or `unsure`, or "" if they are not.
     """
-    header = [
-        "source",
-        "prediction",
-        "confidence",
-        *(f"p{i}" for i in range(len(class_names))),
-        *extra,
-        "known",
-        "reason",
-    ]
+    header = ["source", "prediction", "confidence"]
+    header += [*(f"p{index}" for index in range(len(class_names))), *extra, "known", "reason"]
     rows: list[list[object]] = []
     columns = (sources, probabilities.tolist(), confidences, *extra.values())
     for source, row, confidence, *entries in zip(*columns, strict=True):
