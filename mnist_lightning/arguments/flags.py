@@ -93,8 +93,7 @@ def load_weights(stored: Checkpoint, model: Classifier, data: MNISTDataModule, h
     weights = stored.weights
     if has_new_head:
         place = next(name for name, module in model.named_modules() if module is model.head)
-        new = {name: value for name, value in model.state_dict().items() if name.startswith(f"{place}.")}
-        weights = {**weights, **new}
+        weights = {**weights, **model.head.state_dict(prefix=f"{place}.")}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
