@@ -127,7 +127,7 @@ def cut(ink: Gray, whole: Piece) -> list[Piece]:
     Parts lie between seams, the cheapest paths through the ink from top to bottom.
     """
     (rows, columns), mask, *_ = whole
-    height, width = mask.shape
+    (height, width), top, left = mask.shape, rows.start, columns.start
     size = max(3, round(ROWS * width / height)), ROWS
     reduced = cv2.resize(np.where(mask, ink[rows, columns], 0), size, interpolation=cv2.INTER_AREA)
     costs, seams = map(np.concatenate, zip(*(_seams(reduced, stiffness) for stiffness in STIFFNESSES), strict=True))
@@ -144,10 +144,7 @@ def cut(ink: Gray, whole: Piece) -> list[Piece]:
         y, x = (np.flatnonzero((between & has_ink).any(axis)) for axis in (1, 0))
         if len(y) and (relative := (y[-1] + 1 - y[0]) / height) > MIN_HEIGHT and x[-1] - x[0] < MAX_WIDTH * height:
             part = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
-            box = (
-                slice(rows.start + y[0], rows.start + y[-1] + 1),
-                slice(columns.start + x[0], columns.start + x[-1] + 1),
-            )
+            box = slice(top + y[0], top + y[-1] + 1), slice(left + x[0], left + x[-1] + 1)
             parts.append(Piece(box, (mask & between)[part], start, stop, max(0, 3 * (0.8 - relative))))
     return [*parts, whole._replace(stop=len(edges) - 1)]
 
