@@ -209,11 +209,9 @@ def _explain(error: Exception, command: str, usage: str) -> str:
 
 def _hide_notices() -> None:
     """Hides Lightning's notices about seeds and hardware, its advertisements, and advice that is wrong here."""
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # The first of these reports which worker process died; the others are asked for.
-    for name in ("fabric.strategies.launchers.subprocess_script", "pytorch.callbacks", "pytorch.profilers"):
-        logging.getLogger(f"lightning.{name}").setLevel(logging.INFO)
+    # Others are asked for, such as those of callbacks and profilers, or report which worker process died.
+    for name in ("fabric.utilities", "pytorch.utilities", "pytorch.accelerators", "pytorch.trainer"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # loading images from memory in other processes is slower
         ".*module.s. in eval mode at the start of training.*",  # what --model.init_args.freeze asks for
