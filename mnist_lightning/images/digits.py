@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mnist_lightning.images import reading
 from mnist_lightning.images.ink import border, find_ink
-from mnist_lightning.images.reading import MAX_PIXELS, BlankImageError, Gray, ImageError, ImageSource
+from mnist_lightning.images.reading import MAX_PIXELS, Gray, ImageError, ImageSource
 from mnist_lightning.images.segmentation import cut, merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
@@ -72,8 +72,8 @@ def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_P
         digits = list(itertools.islice(_search(image, many, shrink), MAX_PIECES + 1))
         if many and shrink > 1 and np.median([digit.height for digit in digits]) < MIN_HEIGHT * shrink:
             digits = list(itertools.islice(_search(image, many, shrink // 2), MAX_PIECES + 1))
-    except BlankImageError as error:
-        raise BlankImageError(f"{reading.describe(source)} is blank: {error}") from error
+    except ImageError as error:
+        raise ImageError(f"{reading.describe(source)} is blank: {error}") from error
     if len(digits) > MAX_PIECES:
         raise ImageError(f"{reading.describe(source)} has more than {MAX_PIECES:,} pieces of ink", 413)
     return digits

@@ -31,10 +31,6 @@ class ImageError(UserError):
         self.status = status
 
 
-class BlankImageError(ImageError):
-    """It has no ink."""
-
-
 def find_files(paths: Sequence[str]) -> list[Path]:
     """Returns files, the images in and below folders, and the matches of patterns, or raises a UserError.
 

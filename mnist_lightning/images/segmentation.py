@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mnist_lightning.images.reading import BlankImageError, Gray
+from mnist_lightning.images.reading import Gray, ImageError
 
 MAX_COMPONENTS = 1000  # connected components that are searched for digits; each is compared with the others
 ONLY_SPECKS = "there is nothing but specks"
@@ -34,21 +34,21 @@ class Piece(NamedTuple):
 
 
 def merge(ink: Gray, is_even: bool) -> Piece:
-    """Returns all ink as one digit, without specks, or raises a BlankImageError."""
+    """Returns all ink as one digit, without specks, or raises an ImageError."""
     labels, boxes, sizes = _components(ink)
     # Shadows reach in from the edges.
     min_fractions = [0.3 if not is_even and _touches_edge(box, ink.shape) else 0.04 for box in boxes]
     kept = [index for index in range(len(boxes)) if sizes[index] >= max(4, min_fractions[index] * sizes.max())]
     if not kept:
-        raise BlankImageError(ONLY_SPECKS)
+        raise ImageError(ONLY_SPECKS)
     return _piece(labels, boxes, kept, margin=3)
 
 
 def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
-    """Returns separate digits, line by line and from left to right, or raises a BlankImageError."""
+    """Returns separate digits, line by line and from left to right, or raises an ImageError."""
     labels, boxes, sizes = _components(ink)
     if not 0 < len(boxes) <= MAX_COMPONENTS:
-        raise BlankImageError(f"{ONLY_SPECKS}: {len(boxes):,}, and at most {MAX_COMPONENTS:,} are searched")
+        raise ImageError(f"{ONLY_SPECKS}: {len(boxes):,}, and at most {MAX_COMPONENTS:,} are searched")
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     height = float(np.quantile(heights[sizes >= 0.2 * np.quantile(sizes, 0.9)], 0.75))
     groups: list[list[int]] = []
@@ -65,7 +65,7 @@ def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
     # Others are dots, dashes and shadows.
     found = [piece for piece, minimum in zip(pieces, min_heights, strict=True) if len(piece.mask) > minimum]
     if not found:
-        raise BlankImageError(ONLY_SPECKS)
+        raise ImageError(ONLY_SPECKS)
     return _lines(found, height)
 
 
