@@ -80,10 +80,9 @@ def _components(ink: Gray) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArra
 def _piece(labels: npt.NDArray[np.int32], boxes: list[Box], indices: Sequence[int], margin: int) -> Piece:
     """Joins components; their mask is wider by a margin, for the soft edges of strokes."""
     box = _union(boxes[index] for index in indices)
-    is_member = np.zeros(len(boxes) + 1, np.uint8)
-    is_member[[index + 1 for index in indices]] = 1
+    is_member = np.isin(labels[box], [index + 1 for index in indices]).view(np.uint8)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return Piece(box, cv2.dilate(is_member[labels[box]], cross, iterations=margin).astype(bool))
+    return Piece(box, cv2.dilate(is_member, cross, iterations=margin).astype(bool))
 
 
 def _touches_edge(box: Box, shape: tuple[int, ...]) -> bool:
