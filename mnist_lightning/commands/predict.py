@@ -104,12 +104,17 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None,
     if has_sheet := digits is not None and str(path) != "-":
         sheet = figures.contact_sheet([digit.image for _, digit in digits or ()], texts, confidences)
         reports.write_figure(_sheet_path(path), sheet)
-    limits = options.min_confidence, 0.0 if digits is None else MIN_KNOWN
-    reasons = reports.write_predictions(path, sources, probabilities, confidences, data.class_names, extra, *limits)
+    known = 1 - len(data.class_names) * probabilities.double().amin(1).numpy()  # its classes share a doubt equally
+    conditions = [known < (0 if digits is None else MIN_KNOWN), np.array(confidences) < options.min_confidence]
+    reasons = np.select(conditions, ["no digit", "unsure"], "").tolist()
+    answers = ["" if reason else text for text, reason in zip(texts, reasons, strict=True)]
+    columns = {"source": sources, "prediction": answers, "confidence": confidences}
+    columns |= {f"p{index}": column for index, column in enumerate(probabilities.T.tolist())}
+    columns |= {**extra, "known": known.tolist(), "reason": reasons}
+    reports.write_table(path, columns)
     if digits is not None and options.digits == "many":
-        shown = ["?" if reason else text for text, reason in zip(texts, reasons, strict=True)]
-        for file, group in itertools.groupby(zip(digits, shown, strict=True), key=lambda item: item[0][0]):
-            echo(f"{file}: {' / '.join(join_lines([(digit, text) for (_, digit), text in group]))}")
+        for file, group in itertools.groupby(zip(digits, answers, strict=True), key=lambda item: item[0][0]):
+            echo(f"{file}: {' / '.join(join_lines([(digit, text or '?') for (_, digit), text in group]))}")
     limit, num_small = options.min_confidence or figures.UNSURE, sum(d.height < MIN_HEIGHT for _, d in digits or ())
     for count, problem in (
         (sum(confidence < limit for confidence in confidences), f"have a confidence below {limit:g}"),

@@ -104,39 +104,20 @@ def write_report(
     return metrics
 
 
-def write_predictions(
-    path: Path,
-    sources: Sequence[str],
-    probabilities: Tensor,
-    confidences: Sequence[float],
-    class_names: Sequence[str],
-    extra: Mapping[str, Sequence[object]],
-    min_confidence: float = 0.0,
-    min_known: float = 0.0,
-) -> list[str]:
-    """Writes a row for each image: source, prediction, confidence, the probability of each class, extra columns.
+def write_table(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Writes columns of the same length, with six digits after the decimal point.
 
-    The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output. Returns
-    why predictions are left empty: `no digit` or `unsure`, or "" if they are not.
+    The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output.
     """
-    header = ["source", "prediction", "confidence"]
-    header += [*(f"p{index}" for index in range(len(class_names))), *extra, "known", "reason"]
-    rows: list[list[object]] = []
-    columns = (sources, probabilities.tolist(), confidences, *extra.values())
-    for source, row, confidence, *entries in zip(*columns, strict=True):
-        known = 1 - len(row) * min(row)  # a model that abstains gives the same share of doubt to each class
-        reason = "no digit" if known < min_known else "unsure" if confidence < min_confidence else ""
-        prediction = "" if reason else class_names[row.index(max(row))]
-        rows.append([source, prediction, *(round(p, 6) for p in (confidence, *row)), *entries, round(known, 6), reason])
+    rows = [[round(v, 6) if isinstance(v, float) else v for v in row] for row in zip(*columns.values(), strict=True)]
     if path.suffix in (".json", ".jsonl"):
-        text = "".join(f"{json.dumps(dict(zip(header, row, strict=True)))}\n" for row in rows)
+        text = "".join(f"{json.dumps(dict(zip(columns, row, strict=True)))}\n" for row in rows)
     else:
-        text = as_csv([header, *([f"{v:.6f}" if isinstance(v, float) else v for v in row] for row in rows)])
+        text = as_csv([[*columns], *([f"{v:.6f}" if isinstance(v, float) else v for v in row] for row in rows)])
     if path == Path("-"):
         sys.stdout.write(text)
     else:
         write_atomically(path, text)
-    return [str(row[-1]) for row in rows]
 
 
 def as_csv(rows: Sequence[Sequence[object]]) -> str:

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import sources
-from tests.conftest import line_of, put_image, read_csv
+from tests.conftest import UInt8, line_of, put_image, read_csv, scan
 
 
 def test_images_are_predicted_and_unreadable_ones_are_skipped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +44,26 @@ def test_uncertain_predictions_are_left_empty_and_counted(capsys: pytest.Capture
     assert num_empty == sum(float(row["confidence"]) < 0.99 for row in rows) > 0
     expected = f"uncertain   {num_empty} of 10,000 predictions have a confidence below 0.99"
     assert expected in capsys.readouterr().out
+
+
+def test_picture_without_a_digit_is_left_empty(mnist_images: UInt8, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("scans").mkdir()
+    Image.fromarray(scan(mnist_images[0])).save("scans/0.png")
+    star = Image.new("L", (280, 280), "white")
+    for end in ((60, 60), (60, 220), (140, 30), (140, 250), (220, 60), (220, 220), (30, 140), (250, 140)):
+        ImageDraw.Draw(star).line((140, 140, *end), "black", 16)
+    star.save("scans/1.png")
+    flags = ["--ckpt_path", "pretrained", "--output", "p.csv"]
+    main(["predict", "--images", "scans", *flags])
+    assert "uncertain   1 of 2 predictions are left empty, as the picture shows no digit" in capsys.readouterr().out
+    digit, other = read_csv(Path("p.csv"))
+    assert (digit["prediction"], digit["reason"]) == ("7", "")
+    assert (other["prediction"], other["reason"]) == ("", "no digit")
+    for row in (digit, other):
+        least = min(float(row[f"p{index}"]) for index in range(10))
+        assert float(row["known"]) == pytest.approx(1 - 10 * least, abs=1e-5)
+    main(["predict", "--images", "scans", *flags, "--min_confidence", "1"])
+    assert [row["reason"] for row in read_csv(Path("p.csv"))] == ["unsure", "no digit"]
 
 
 def test_lines_of_digits_are_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

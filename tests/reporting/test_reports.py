@@ -79,22 +79,11 @@ def test_all_files_are_written(tmp_path: Path) -> None:
             assert min(image.size) > 300
 
 
-def test_predictions_have_a_row_for_each_image(tmp_path: Path) -> None:
-    path, extra = tmp_path / "p.csv", {"target": ["a", "a", "b"]}
-    probabilities, confidences = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]), [0.7, 1.0, 0.5]
-    written = path, ["x", "y", "z"], probabilities, confidences, ["a", "b"], extra
-    assert reports.write_predictions(*written) == ["", "", ""]
-    assert path.read_text() == (
-        "source,prediction,confidence,p0,p1,target,known,reason\n"
-        "x,b,0.700000,0.250000,0.750000,a,0.500000,\n"
-        "y,a,1.000000,1.000000,0.000000,a,1.000000,\n"
-        "z,a,0.500000,0.500000,0.500000,b,0.000000,\n"
-    )
-    assert reports.write_predictions(*written, 0.8, 0.3) == ["unsure", "", "no digit"]
-    assert path.read_text() == (
-        "source,prediction,confidence,p0,p1,target,known,reason\n"
-        "x,,0.700000,0.250000,0.750000,a,0.500000,unsure\n"
-        "y,a,1.000000,1.000000,0.000000,a,1.000000,\n"
-        "z,,0.500000,0.500000,0.500000,b,0.000000,no digit\n"
-    )
-    assert reports.write_predictions(*written, 0.7) == ["", "", "unsure"]
+def test_table_has_six_digits_in_csv_and_json(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {"source": ["x", "y"], "confidence": [0.75, 1 / 3], "left": [3, 4]}
+    columns["reason"] = ["", "unsure"]
+    reports.write_table(tmp_path / "p.csv", columns)
+    assert (tmp_path / "p.csv").read_text() == "source,confidence,left,reason\nx,0.750000,3,\ny,0.333333,4,unsure\n"
+    reports.write_table(tmp_path / "p.json", columns)
+    rows = [json.loads(line) for line in (tmp_path / "p.json").read_text().splitlines()]
+    assert rows[1] == {"source": "y", "confidence": 0.333333, "left": 4, "reason": "unsure"}
