@@ -174,10 +174,10 @@ class Search:
 
     def _write(self, study: optuna.Study, finals: optuna.Study) -> None:
         """Writes `trials.csv`, `finalists.csv` and `best.yaml`, and shows the finalists."""
-        trainings = full_trainings(finals)
+        trainings = [trial for trial in finals.get_trials(deepcopy=False) if "finalist" in trial.user_attrs]
         write_trials(self.folder / "trials.csv", study.trials, [entry.name for entry in self.space])
         write_trials(self.folder / "finalists.csv", trainings, ["seed"])
-        scores = mean_accuracies(finals, self.num_seeds)
+        scores = mean_accuracies(trainings, self.num_seeds)
         values = {trial.user_attrs["finalist"]: trial.user_attrs["values"] for trial in trainings}
         for name, score in scores.items():
             echo(f"{name.removeprefix('the '):<11} {score:.2%} {' '.join(as_flags(values[name])) or 'unchanged'}")
@@ -203,15 +203,10 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return list(found.values())
 
 
-def full_trainings(finals: optuna.Study) -> list[FrozenTrial]:
-    """Returns the full trainings; their user attributes are the name of a finalist, its values, and a seed."""
-    return [trial for trial in finals.get_trials(deepcopy=False) if "finalist" in trial.user_attrs]
-
-
-def mean_accuracies(finals: optuna.Study, num_seeds: int) -> dict[str, float]:
+def mean_accuracies(trainings: Sequence[FrozenTrial], num_seeds: int) -> dict[str, float]:
     """Returns the mean validation accuracy of each finalist that was trained with every seed, the best first."""
     scores: dict[str, dict[int, float]] = {}
-    for trial in full_trainings(finals):
+    for trial in trainings:
         if trial.state == TrialState.COMPLETE and trial.user_attrs["seed"] < num_seeds:
             scores.setdefault(trial.user_attrs["finalist"], {})[trial.user_attrs["seed"]] = trial.values[0]
     found = {name: fmean(by_seed.values()) for name, by_seed in scores.items() if len(by_seed) == num_seeds}
