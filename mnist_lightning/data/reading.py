@@ -55,12 +55,10 @@ def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:
     bundled = [sources.BUNDLED_DIR / f"{file.name}.gz"] if source.is_bundled else []
     for path in (*bundled, raw_dir / file.name, raw_dir / f"{file.name}.gz", raw_dir / "gzip.zip"):
         # A copy that can't be read is skipped: the next one, or a download, takes its place.
-        with contextlib.suppress(OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile):
-            if path.name == "gzip.zip":  # EMNIST's download holds the files of all its splits
-                with zipfile.ZipFile(path) as archive:
-                    stored = archive.read(f"gzip/{file.name}.gz")
-            else:
-                stored = path.read_bytes()
+        with contextlib.suppress(OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile):
+            # EMNIST's download holds the files of all its splits.
+            place = zipfile.Path(path, f"gzip/{file.name}.gz") if path.name == "gzip.zip" else path
+            stored = place.read_bytes()
             content = stored if path.name == file.name else gzip.decompress(stored)
             if is_unchecked or _matches(content, file.decompressed) or _matches(stored, file.compressed):
                 return content
