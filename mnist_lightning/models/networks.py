@@ -38,9 +38,8 @@ class MLP(Classifier):
         sizes = [math.prod(self.inputs.shape), *hidden_sizes]
         layers: list[nn.Module] = []
         for in_features, out_features in itertools.pairwise(sizes):
-            layers += [nn.Linear(in_features, out_features)]
-            layers += [nn.BatchNorm1d(out_features)] if batch_norm else []
-            layers += [nn.ReLU(), nn.Dropout(dropout)]
+            norm = [nn.BatchNorm1d(out_features)] if batch_norm else []
+            layers += [nn.Linear(in_features, out_features), *norm, nn.ReLU(), nn.Dropout(dropout)]
         self.network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], len(self.class_names)))
 
 
