@@ -18,6 +18,7 @@ DEFAULTS = {
     "logger": True,
 }
 LIMITS = [f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")]
+PARTIAL = [*LIMITS[1:], "fast_dev_run"]  # what must not be used to score or predict
 
 
 def check(command: str, settings: Any) -> None:
@@ -29,10 +30,7 @@ def check(command: str, settings: Any) -> None:
         ("max_epochs", is_endless, "leaves the one-cycle schedule without a length; use 1 or more"),
         ("strategy", is_spawn, "is not supported; use ddp"),
         *((name, settings[name] == 0, "leaves nothing to do; use 1 or more") for name in LIMITS),
-        *(
-            (name, command != "fit" and settings[name], "would leave images out; omit it")
-            for name in (*LIMITS[1:], "fast_dev_run")
-        ),
+        *((name, command != "fit" and settings[name], "would leave images out; omit it") for name in PARTIAL),
     ):
         if is_refused:
             raise UserError(f"--trainer.{name} {str(settings[name]).removesuffix('.0')} {reason}")
