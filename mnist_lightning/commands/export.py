@@ -1,20 +1,27 @@
-"""The command `export`: writes a checkpoint as a verified ONNX file."""
+"""The command `export`: writes a checkpoint as a verified ONNX file, or as a page for any static host."""
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from lightning.pytorch.cli import LightningArgumentParser
+
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import command_line, echo
 from mnist_lightning.errors import needs_extra
+from mnist_lightning.serving.standalone import export_page
+
+
+def _add_flags(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--output", type=str, default="model.onnx")
+    parser.add_argument("--web", type=str | None, default=None)
 
 
 def export(flags: Sequence[str]) -> None:
-    """Writes a checkpoint as one ONNX file, after verifying that it predicts the same."""
-    with needs_extra("export"):
-        from mnist_lightning.serving.onnx_file import export_onnx
-    cli = CLI("export", flags, add_flags=lambda parser: parser.add_argument("--output", type=str, default="model.onnx"))
+    """Writes a checkpoint as one ONNX file, after verifying that it predicts the same; or with `--web`, as a page."""
+    cli = CLI("export", flags, add_flags=_add_flags)
     data, path = cli.datamodule, Path(cli.config.output)
     data.setup("test")
     details = {
@@ -24,8 +31,15 @@ def export(flags: Sequence[str]) -> None:
         "checkpoint_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in cli.ckpt_paths),
         **{package: version(package) for package in ("mnist_lightning", "torch")},
     }
-    difference, accuracy = export_onnx(cli.model, path, data.test_images, data.test_labels, details)
     echo(f"checkpoint  {details['checkpoint']}")
+    if folder := cli.config.web:
+        export_page(cli.model, Path(folder), data.test_images, data.test_labels, details)
+        echo(f"page        {folder}")
+        echo(f"next        {shlex.join(['python', '-m', 'http.server', '--directory', folder])}")
+        return
+    with needs_extra("export"):
+        from mnist_lightning.serving.onnx_file import export_onnx
+    difference, accuracy = export_onnx(cli.model, path, data.test_images, data.test_labels, details)
     same = f"the same predictions, probabilities within {difference:.1e}, accuracy {accuracy:.2%}"
     echo(f"verified    {len(data.test_images):,} images: {same}")
     echo(f"model       {path}, {path.stat().st_size / 1e6:.2f} MB")

@@ -1,9 +1,7 @@
 """The page in a real browser: drawing, photos, and a server that restarts."""
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,30 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from benchmarks.serving import Service, serve
 from tests.conftest import UInt8, png, scan
 from tests.serving.strokes import STYLES, UPRIGHT, Stroke
 
 pytestmark = pytest.mark.slow
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-CAMERA = "--disable-sync --no-first-run --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        paths = [shutil.which(name) for name in BROWSERS] + [playwright.chromium.executable_path]
-        executable = next((path for path in paths if path and Path(path).exists()), None)
-        if executable is None:
-            stop = pytest.fail if os.environ.get("CI") else pytest.skip
-            stop("no browser; install Chromium or Chrome, or run `playwright install chromium`")
-        browser = playwright.chromium.launch(executable_path=executable, args=[*FLAGS.split(), *CAMERA.split()])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

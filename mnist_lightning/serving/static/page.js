@@ -150,6 +150,7 @@ document.addEventListener("keydown", (event) => {
 // ---- photos
 
 async function openPhoto(file) {
+  if (!reader.readsPhotos) return;
   const mine = ++version;
   let bitmap;
   try {
@@ -190,6 +191,7 @@ function forgetPhoto() {
   boxes.replaceChildren();
 }
 
+byId("choose").hidden = byId("offer").hidden = !reader.readsPhotos;
 byId("choose").addEventListener("click", () => byId("file").click());
 byId("file").addEventListener("change", (event) => {
   if (event.target.files.length) openPhoto(event.target.files[0]);
@@ -213,7 +215,7 @@ const video = byId("video");
 
 async function offerCamera() {
   const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? []; // undefined without https
-  byId("camera").hidden = !devices.some((device) => device.kind === "videoinput");
+  byId("camera").hidden = !reader.readsPhotos || !devices.some((device) => device.kind === "videoinput");
 }
 
 byId("camera").addEventListener("click", async (event) => {

@@ -1,0 +1,45 @@
+"""A classifier as a page for any static host, where the browser runs the network."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.files import write_atomically
+from mnist_lightning.models import Classifier
+
+STATIC = Path(__file__).parent / "static"
+READER = ("network.js", "standalone.js")  # they take the place of the service's reader.js
+
+
+def export_page(model: Classifier, folder: Path, images: Tensor, labels: Tensor, details: Mapping[str, str]) -> None:
+    """Writes the page and a network of digits, with weights as float16; or raises a UserError for other networks."""
+    script = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in READER)
+    layers = model.network if isinstance(model.network, nn.Sequential) else [model]
+    if not model.inputs.is_handwriting or any(f"\n  {type(layer).__name__}(" not in script for layer in layers):
+        raise UserError("--web needs an MLP or a CNN that was trained on handwriting; choose another --ckpt_path")
+    weights = [{k: v.half() for k, v in layer.state_dict().items() if v.is_floating_point()} for layer in layers]
+    accuracy = (torch.from_numpy(model.predict(images).probabilities).argmax(1) == labels).float().mean()
+    network = {
+        **{name: model.hparams[name] for name in ("class_names", "mean", "std")},
+        **{"temperature": model.temperature.item(), "can_abstain": model.can_abstain},
+        "metadata": {**details, "accuracy": f"{accuracy:.4f}"},
+        "layers": [
+            {
+                "kind": type(layer).__name__,
+                "weights": {name: list(tensor.shape) for name, tensor in tensors.items()},
+                **{name: getattr(layer, name) for name in getattr(layer, "__constants__", ())},
+            }
+            for layer, tensors in zip(layers, weights, strict=True)
+        ],
+    }
+    content = b"".join(tensor.numpy().tobytes() for tensors in weights for tensor in tensors.values())
+    shared = [file for file in STATIC.iterdir() if file.name not in (*READER, "openapi.json")]
+    files = {f"static/{file.name}": file.read_bytes() for file in shared}
+    files |= {"static/network.json": json.dumps(network).encode(), "static/weights.bin": content}
+    files |= {"static/reader.js": script.encode(), "index.html": files.pop("static/index.html")}
+    for name, data in files.items():
+        write_atomically(folder / name, data)
