@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.arguments.cli import CLI
@@ -24,22 +25,25 @@ def export(flags: Sequence[str]) -> None:
     cli = CLI("export", flags, add_flags=_add_flags)
     data, path = cli.datamodule, Path(cli.config.output)
     data.setup("test")
+    expected = torch.from_numpy(cli.model.predict(data.test_images).probabilities)
+    accuracy = (expected.argmax(1) == data.test_labels).float().mean().item()
     details = {
         "model": type(cli.model).__name__,
         "dataset": data.dataset,
+        "accuracy": f"{accuracy:.4f}",
         "checkpoint": ", ".join(map(str, cli.ckpt_paths)),
         "checkpoint_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in cli.ckpt_paths),
         **{package: version(package) for package in ("mnist_lightning", "torch")},
     }
     echo(f"checkpoint  {details['checkpoint']}")
     if folder := cli.config.web:
-        export_page(cli.model, Path(folder), data.test_images, data.test_labels, details)
+        export_page(cli.model, Path(folder), details)
         echo(f"page        {folder}")
         echo(f"next        {shlex.join(['python', '-m', 'http.server', '--directory', folder])}")
         return
     with needs_extra("export"):
         from mnist_lightning.serving.onnx_file import export_onnx
-    difference, accuracy = export_onnx(cli.model, path, data.test_images, data.test_labels, details)
+    difference = export_onnx(cli.model, path, data.test_images, expected, details)
     same = f"the same predictions, probabilities within {difference:.1e}, accuracy {accuracy:.2%}"
     echo(f"verified    {len(data.test_images):,} images: {same}")
     echo(f"model       {path}, {path.stat().st_size / 1e6:.2f} MB")

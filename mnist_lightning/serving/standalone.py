@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import write_atomically
@@ -15,18 +14,17 @@ STATIC = Path(__file__).parent / "static"
 READER = ("network.js", "standalone.js")  # they take the place of the service's reader.js
 
 
-def export_page(model: Classifier, folder: Path, images: Tensor, labels: Tensor, details: Mapping[str, str]) -> None:
+def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> None:
     """Writes the page and a network of digits, with weights as float16; or raises a UserError for other networks."""
     script = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in READER)
     layers = model.network if isinstance(model.network, nn.Sequential) else [model]
     if not model.inputs.is_handwriting or any(f"\n  {type(layer).__name__}(" not in script for layer in layers):
         raise UserError("--web needs an MLP or a CNN that was trained on handwriting; choose another --ckpt_path")
     weights = [{k: v.half() for k, v in layer.state_dict().items() if v.is_floating_point()} for layer in layers]
-    accuracy = (torch.from_numpy(model.predict(images).probabilities).argmax(1) == labels).float().mean()
     network = {
         **{name: model.hparams[name] for name in ("class_names", "mean", "std")},
         **{"temperature": model.temperature.item(), "can_abstain": model.can_abstain},
-        "metadata": {**details, "accuracy": f"{accuracy:.4f}"},
+        "metadata": dict(details),
         "layers": [
             {
                 "kind": type(layer).__name__,

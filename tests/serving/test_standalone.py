@@ -27,8 +27,6 @@ from mnist_lightning.serving.standalone import STATIC, export_page
 from tests.conftest import UInt8, line_of
 from tests.serving.strokes import STYLES, Stroke
 
-DETAILS = {"dataset": "MNIST"}
-
 
 class Files(SimpleHTTPRequestHandler):
     """Serves files without a line for each."""
@@ -38,8 +36,7 @@ class Files(SimpleHTTPRequestHandler):
 
 
 def export_small(model: Classifier) -> None:
-    images, labels = reading.load("MNIST", "test", Path("data"))
-    export_page(model, Path("site"), images[:10], labels[:10], DETAILS)
+    export_page(model, Path("site"), {"dataset": "MNIST"})
 
 
 def open_site(browser: Browser, folder: Path) -> Iterator[Page]:
