@@ -11,12 +11,11 @@ from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier
 
 STATIC = Path(__file__).parent / "static"
-READER = ("network.js", "standalone.js")  # they take the place of the service's reader.js
 
 
 def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> None:
     """Writes the page and a network of digits, with weights as float16; or raises a UserError for other networks."""
-    script = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in READER)
+    script = (STATIC / "network.js").read_text(encoding="utf-8")
     layers = model.network if isinstance(model.network, nn.Sequential) else [model]
     if not model.inputs.is_handwriting or any(f"\n  {type(layer).__name__}(" not in script for layer in layers):
         raise UserError("--web needs an MLP or a CNN that was trained on handwriting; choose another --ckpt_path")
@@ -35,9 +34,8 @@ def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> 
         ],
     }
     content = b"".join(tensor.numpy().tobytes() for tensors in weights for tensor in tensors.values())
-    shared = [file for file in STATIC.iterdir() if file.name not in (*READER, "openapi.json")]
-    files = {f"static/{file.name}": file.read_bytes() for file in shared}
+    files = {f"static/{file.name}": file.read_bytes() for file in STATIC.iterdir() if file.name != "openapi.json"}
     files |= {"static/network.json": json.dumps(network).encode(), "static/weights.bin": content}
-    files |= {"static/reader.js": script.encode(), "index.html": files.pop("static/index.html")}
+    files |= {"static/reader.js": files.pop("static/standalone.js"), "index.html": files.pop("static/index.html")}
     for name, data in files.items():
         write_atomically(folder / name, data)

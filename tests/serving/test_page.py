@@ -68,6 +68,20 @@ def write_photo(images: UInt8) -> Path:
     return path
 
 
+def test_number_is_as_sure_as_its_least_sure_digit(page: Page) -> None:
+    found = """([first, second]) => ["7", "1"].map((prediction, i) => ({
+        prediction, confidence: [first, second][i], known: 1, image: Array(28).fill(Array(28).fill(0)),
+        probabilities: { [prediction]: 0.9, 2: 0.1 }, box: { left: 100 + 200 * i, top: 100, width: 100, height: 100 },
+    }))"""
+    page.evaluate(f"showLines({{ predictions: ({found})([0.95, 0.6]), lines: ['71'] }})")
+    expect(page.locator("#answer")).to_have_class(re.compile("unsure"))
+    expect(page.get_by_text("Unsure about the 1.")).to_be_visible()
+    page.locator("#boxes button").first.dispatch_event("click")
+    expect(page.locator("#answer")).to_have_class(re.compile("unsure"))
+    page.evaluate(f"showLines({{ predictions: ({found})([0.95, 0.9]), lines: ['71'] }})")
+    expect(page.locator("#answer")).not_to_have_class(re.compile("unsure"))
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None:
     predictions = {}
@@ -80,13 +94,9 @@ def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None
 
 
 def test_what_is_no_digit_is_said(page: Page) -> None:
-    hash_sign = [
-        [(0.4, 0.2), (0.35, 0.8)],
-        [(0.65, 0.2), (0.6, 0.8)],
-        [(0.2, 0.4), (0.8, 0.4)],
-        [(0.2, 0.6), (0.8, 0.6)],
-    ]
-    draw(page, hash_sign)
+    heart = [(0.5, 0.8), (0.25, 0.5), (0.25, 0.35), (0.38, 0.28), (0.5, 0.4)]
+    heart += [(1 - x, y) for x, y in heart[::-1]]
+    draw(page, [heart])
     expect(page.get_by_text("That doesn't look like a digit.")).to_be_visible()
     expect(page.locator("#answer")).to_have_text("?")
     page.get_by_role("button", name="Clear").click()

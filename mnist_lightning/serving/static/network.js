@@ -6,7 +6,7 @@
 class Network {
   static async load() {
     const names = ["network.json", "weights.bin", "multiply.wasm"];
-    const answers = await Promise.all(names.map((name) => fetch(`static/${name}`)));
+    const answers = await Promise.all(names.map((name) => fetch(name)));
     const missing = answers.find((answer) => !answer.ok);
     if (missing) throw new Error(`${missing.url} is missing.`);
     const [description, weights, code] = [await answers[0].json(), await answers[1].arrayBuffer(), await answers[2].arrayBuffer()];

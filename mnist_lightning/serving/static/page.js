@@ -4,7 +4,7 @@ const MAX_BYTES = 2 * 1024 ** 2; // the service's limit; larger photos are downs
 const MAX_PIXELS = 16e6;
 const FORMATS = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/; // what the service reads; others are converted to JPEG
 const LONGER_SIDE = 2000; // longest side, in pixels, that the service uses
-const STROKE = 0.075; // fraction of the pad's width, for digits as thick as MNIST's when they fill the pad
+const STROKE = 0.055; // fraction of the pad's width: thin enough for numbers
 const RETRY_MS = 1500;
 const UNSURE = 0.8; // confidence below which a prediction is uncertain, as in predict
 const LIVE_MS = 100; // between requests while a stroke is drawn
@@ -277,14 +277,14 @@ async function predict(picture) { // a photo or a drawing
 
 function showLines({ predictions, lines }) { // all digits, in boxes if there are several; one is chosen
   const { left, top, width, height } = place(photo ?? pad);
-  const text = lines.join("\n");
+  const text = lines.join("\n"), certainties = predictions.map(certainty), lowest = Math.min(...certainties);
   if (predictions.length === 1 && !photo) return choose(predictions[0], text);
   const marks = predictions.map((found) => {
     const { box } = found;
     const mark = document.createElement("button");
     mark.type = "button";
     mark.dataset.text = nameOf(found);
-    mark.className = found.confidence < UNSURE ? "unsure" : "";
+    mark.className = certainty(found) < UNSURE ? "unsure" : "";
     mark.setAttribute("aria-label", `${nameOf(found)}, ${percent(found.confidence)}`);
     mark.style.left = `${100 * (left + box.left / (photo ?? pad).width * width)}%`;
     mark.style.top = `${100 * (top + box.top / (photo ?? pad).height * height)}%`;
@@ -293,32 +293,40 @@ function showLines({ predictions, lines }) { // all digits, in boxes if there ar
     mark.addEventListener("click", (event) => {
       const asksWhy = event.isTrusted && !byId("reasons").hidden; // keeps asking about the digit that is chosen
       for (const other of marks) other.setAttribute("aria-pressed", other === mark);
-      choose(found, text);
+      choose(found, text, lowest);
       if (asksWhy) explain();
     });
     return mark;
   });
   boxes.className = photo ? "" : "drawn"; // strokes can be drawn through them
   boxes.replaceChildren(...marks);
-  marks[0].click();
+  marks[lowest < UNSURE ? certainties.indexOf(lowest) : 0].click();
 }
 
-function choose(found, text = nameOf(found)) { // shows one digit, and says how sure it is
-  show([found], text);
-  const [[first], [second, p]] = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
-  if (found.known < 0.5) report("That doesn't look like a digit.");
-  else if (found.confidence >= UNSURE) report("");
-  else report(p > 0.1 ? `Probably ${first}, maybe ${second}.` : `Probably ${first}.`);
+function choose(found, text = nameOf(found), lowest = certainty(found)) { // shows one digit, and says how sure it is
+  show([found], text, lowest);
+  const [[first, p1], [second, p2]] = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
+  const isOne = text.length === 1, isWide = found.box?.width > 1.2 * found.box?.height;
+  const maybe = p2 > 0.1 ? `, maybe ${second}` : p1 > UNSURE && isOne ? ", or several digits" : "";
+  if (certainty(found) >= UNSURE) report("");
+  else if (found.known >= 0.5) report(`${isOne ? "Probably" : "Unsure about the"} ${first}${maybe}.`);
+  else if (!isOne) report("A part of that doesn't look like a digit.");
+  else report(`That doesn't look like a digit.${isWide ? " If it is several, leave gaps." : ""}`);
+}
+
+function certainty(found) {
+  return found.known < 0.5 ? 0 : found.confidence;
 }
 
 function nameOf(found) {
   return found.known < 0.5 ? "?" : found.prediction;
 }
 
-function show([found], text = found?.prediction) {
+function show([found], text = found?.prediction, lowest = 1) {
   answer.textContent = text ?? "?";
   byId("copy").hidden = !found || text === "?";
-  answer.className = [!found && "empty", found?.confidence < UNSURE && "unsure", text?.length > 2 && "long"].filter(Boolean).join(" ");
+  const size = text?.length > 5 ? "long" : text?.length > 2 ? "number" : "";
+  answer.className = `${found ? "" : "empty"} ${lowest < UNSURE ? "unsure" : ""} ${size}`;
   showPixels(seen, found?.image ?? Array(28).fill([]));
   offerWhy(found);
   showBars(found?.probabilities ?? Object.fromEntries([..."0123456789"].map((name) => [name, 0])));
