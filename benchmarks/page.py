@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 from benchmarks import measure
 from benchmarks.serving import serve
@@ -24,7 +24,8 @@ from mnist_lightning.__main__ import main as run_program
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    " --disable-sync --no-first-run"
 )
 READ = """async (number) => {
     const milliseconds = [];
@@ -39,6 +40,12 @@ READ = """async (number) => {
     return milliseconds;
 }"""
 STEPS = 5  # of the mouse between two points of a stroke
+
+
+def find_browser(playwright: Playwright) -> str | None:
+    """Returns the path of a Chromium or Chrome."""
+    paths = [shutil.which(name) for name in BROWSERS] + [playwright.chromium.executable_path]
+    return next((path for path in paths if path and Path(path).exists()), None)
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -91,10 +98,8 @@ def main() -> None:
         site, model = Path(folder, "site"), Path(folder, "model.onnx")
         run_program(["export", "--ckpt_path", "pretrained", "--web", str(site)])
         run_program(["export", "--ckpt_path", "pretrained", "--output", str(model)])
-        paths = [shutil.which(name) for name in BROWSERS] + [playwright.chromium.executable_path]
-        executable = next(path for path in paths if path and Path(path).exists())
         with (
-            playwright.chromium.launch(executable_path=executable, args=FLAGS.split()) as browser,
+            playwright.chromium.launch(executable_path=find_browser(playwright), args=FLAGS.split()) as browser,
             serve("--model", str(model)) as service,
             host(site) as static,
         ):

@@ -1,12 +1,9 @@
 """The page without a server, in a real browser: it reads what Python reads."""
 
 import base64
-import functools
 import json
 import random
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, expect
 
 import mnist_lightning
+from benchmarks.page import host
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import reading
 from mnist_lightning.errors import UserError
@@ -28,30 +26,20 @@ from tests.conftest import UInt8, line_of
 from tests.serving.strokes import STYLES, Stroke
 
 
-class Files(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 def export_small(model: Classifier) -> None:
     export_page(model, Path("site"), {"dataset": "MNIST"})
 
 
 def open_site(browser: Browser, folder: Path) -> Iterator[Page]:
-    """Serves a folder as any static host does; requests elsewhere and errors of the script fail the test."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Files, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with browser.new_context() as context:
-            page, problems, host = context.new_page(), list[str](), f"http://127.0.0.1:{server.server_port}/"
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("response", lambda answer: problems.append(answer.url) if not answer.ok else None)
-            page.on("request", lambda sent: problems.append(sent.url) if host not in sent.url else None)
-            page.goto(host)
-            yield page
-            assert not problems
-        server.shutdown()
+    """Opens a folder on a static host; requests elsewhere and errors of the script fail the test."""
+    with host(folder) as url, browser.new_context() as context:
+        page, problems = context.new_page(), list[str]()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("response", lambda answer: problems.append(answer.url) if not answer.ok else None)
+        page.on("request", lambda sent: problems.append(sent.url) if url not in sent.url else None)
+        page.goto(url)
+        yield page
+        assert not problems
 
 
 @pytest.fixture(scope="module")
