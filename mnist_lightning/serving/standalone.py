@@ -4,21 +4,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
-
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import write_atomically
-from mnist_lightning.models import Classifier
+from mnist_lightning.models import CNN, MLP, Classifier
 
 STATIC = Path(__file__).parent / "static"
 
 
 def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> None:
     """Writes the page and a network of digits, with weights as float16; or raises a UserError for other networks."""
-    script = (STATIC / "network.js").read_text(encoding="utf-8")
-    layers = model.network if isinstance(model.network, nn.Sequential) else [model]
-    if not model.inputs.is_handwriting or any(f"\n  {type(layer).__name__}(" not in script for layer in layers):
+    if type(model) not in (MLP, CNN) or not model.inputs.is_handwriting:
         raise UserError("--web needs an MLP or a CNN that was trained on handwriting; choose another --ckpt_path")
+    layers = list(model.network.children())
     weights = [{k: v.half() for k, v in layer.state_dict().items() if v.is_floating_point()} for layer in layers]
     network = {
         **{name: model.hparams[name] for name in ("class_names", "mean", "std")},
