@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
+from mnist_lightning.data.module import NO_AUGMENTATION
 from mnist_lightning.data.splits import make_generator
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
@@ -60,8 +62,11 @@ def check_unchanged(
     """Raises a UserError unless a checkpoint was saved with the same settings."""
     run: dict[str, Any] = read_yaml(stored.run_dir / "config.yaml") if stored.run_dir else {}
     trainer = run.get("trainer", {})
+    # What earlier versions did not have was off.
+    augmentation = {**asdict(NO_AUGMENTATION), **stored.data_options.get("augmentation", {})}
+    options = {"outliers": 0.0, **stored.data_options, "augmentation": augmentation}
     for flag, before, now in (
-        *((f"data.{name}", value, data.get(name)) for name, value in stored.data_options.items() if name not in FREE),
+        *((f"data.{name}", value, data.get(name)) for name, value in options.items() if name not in FREE),
         *((f"model.init_args.{name}", value, model.get(name)) for name, value in stored.model_options.items()),
         *((f"trainer.{name}", trainer[name], config["trainer"][name]) for name in DECISIVE if name in trainer),
         *((name, run[name], config[name]) for name in ("optimizer", "lr_scheduler") if name in run),
