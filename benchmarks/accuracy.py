@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_calibration_error
 
 from benchmarks import measure
 from mnist_lightning.data.module import MNISTDataModule, normalize
 from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
 from mnist_lightning.models import Classifier
 from mnist_lightning.models.ensemble import Ensemble, rebuild
-from mnist_lightning.reporting.figures import expected_calibration_error
 from mnist_lightning.runs import checkpoints
 
 RESULTS_DIR = measure.RESULTS_DIR / "accuracy"
@@ -123,7 +123,7 @@ def score(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
     return {
         "test accuracy": is_correct.float().mean().item(),
         "test loss": F.nll_loss(probabilities.log(), labels.long()).item(),
-        "ECE": expected_calibration_error(confidences, is_correct),
+        "ECE": binary_calibration_error(confidences.double(), is_correct).item(),
         "error without suspected label errors": len(set(wrong) - suspected) / (len(labels) - len(suspected)),
         "wrong": wrong,
     }

@@ -84,9 +84,9 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     if stage == "test":
         logger, step = make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
-        for name in reports.FIGURES:
-            pixels = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
-            logger.experiment.add_image(f"test/{name}", pixels, step, dataformats="HWC")
+        for path in folder.glob("*.png"):
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(f"test/{path.stem}", pixels, step, dataformats="HWC")
         logger.finalize("success")
     echo((folder / "classification_report.txt").read_text())
     echo(f"report      {folder}")

@@ -96,13 +96,8 @@ def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str]
     return sheet
 
 
-def expected_calibration_error(confidences: Tensor, is_correct: Tensor) -> float:
-    """Returns the mean difference between confidence and accuracy. Source: Guo et al. 2017 (arXiv:1706.04599)."""
-    return binary_calibration_error(confidences.double(), is_correct, NUM_BINS).item()
-
-
 def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
-    """Draws accuracy against confidence, and below it a histogram of confidence."""
+    """Draws accuracy against confidence, and below it a histogram. Source: Guo et al. 2017 (arXiv:1706.04599)."""
     numbers = confidences.double().numpy()
     weights = (np.ones(len(numbers)), numbers, is_correct.double().numpy())
     bins, sums, correct = (np.histogram(numbers, NUM_BINS, (0, 1), weights=values)[0] for values in weights)
@@ -112,7 +107,7 @@ def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
     errors = np.sqrt(accuracies * (1 - accuracies) / counts)
     upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
-    title = f"expected calibration error {expected_calibration_error(confidences, is_correct):.2%}"
+    title = f"expected calibration error {binary_calibration_error(confidences.double(), is_correct, NUM_BINS):.2%}"
     upper.set(ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(-0.02, 1.03))
     lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, bins, 0.9 / NUM_BINS, color="tab:blue")
     lower.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))  # so that a single image is visible
@@ -136,20 +131,23 @@ def risk_coverage_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
 
 
 def curves_figure(history: Sequence[dict[str, float]], best: dict[str, float] | None = None) -> Figure:
-    """Draws loss and accuracy by epoch from the rows of a `TrainingHistory`, and marks the best epoch."""
-    figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for stage, color in (("train", "tab:orange"), ("val", "tab:blue")):
+    """Draws error and loss by epoch from the rows of a `TrainingHistory`, and marks the best epoch."""
+    figure = Figure(figsize=(9, 4), dpi=200, layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        for stage, name, color in (("train", "training", "tab:orange"), ("val", "validation", "tab:blue")):
             rows = [row for row in history if f"{stage}/{metric}" in row]
-            values = [row[f"{stage}/{metric}"] for row in rows]
-            axes.plot([row["epoch"] + 1 for row in rows], values, marker=".", color=color, label=stage)
+            scores = np.array([row[f"{stage}/{metric}"] for row in rows])
+            values = (100 * (1 - scores) if metric == "accuracy" else scores).clip(1e-5)  # the axis has no 0
+            axes.plot([row["epoch"] + 1 for row in rows], values, marker=".", color=color, label=name)
         if best:
             axes.axvline(best["epoch"] + 1, color="gray", linestyle=":", label=f"best epoch: {best['epoch'] + 1:.0f}")
-        axes.set(xlabel="epoch", title=metric, xlim=(history[0]["epoch"] + 0.5, history[-1]["epoch"] + 1.5))
+        axes.set(xlabel="epoch", title="error, %" if metric == "accuracy" else "loss")
+        axes.set_xlim(history[0]["epoch"] + 0.5, history[-1]["epoch"] + 1.5)
+        axes.set_yscale("log", subs=(2, 5))
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axes.grid(alpha=0.3)
-        if metric == "loss":
-            axes.legend()
-            if any(value > 0 for line in axes.lines[:2] for value in np.asarray(line.get_ydata())):
-                axes.set_yscale("log")
+        axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+        axes.grid(which="both", alpha=0.3)
+    axes.legend()
+    caption = "training: with the config's distortions and label smoothing; validation: without, after each epoch"
+    figure.supxlabel(caption, fontsize=8)
     return figure

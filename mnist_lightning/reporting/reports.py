@@ -13,12 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_confusion_matrix
 
 from mnist_lightning.files import write_atomically
 from mnist_lightning.reporting import figures
 
-FIGURES = ("confusion_matrix", "reliability", "risk_coverage", "mistakes")
 COLUMNS = ("precision", "recall", "f1-score", "support")
 
 
@@ -85,7 +84,7 @@ def write_report(
         "accuracy": num_correct / len(labels),
         "accuracy_95_percent_interval": accuracy_interval(num_correct, len(labels)),
         "macro_f1": scores["macro avg"]["f1-score"],
-        "expected_calibration_error": figures.expected_calibration_error(confidences, is_correct),
+        "expected_calibration_error": binary_calibration_error(confidences.double(), is_correct).item(),
         "num_images": len(labels),
         "frequent_mistakes": frequent_mistakes(confusion, class_names) or "none",
         **details,

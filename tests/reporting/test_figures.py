@@ -94,31 +94,22 @@ def test_risk_rises_as_less_confident_predictions_are_accepted() -> None:
     assert figure.axes[0].get_title() == "all: 50.00% wrong"
 
 
-def test_calibration_error_is_the_weighted_difference_between_confidence_and_accuracy() -> None:
-    confidences = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.52, 0.52])
-    is_correct = torch.tensor([True, True, True, False, True, False])
-    differences = 4 * abs(0.75 - 0.95) + 2 * abs(0.5 - 0.52)
-    error = figures.expected_calibration_error(confidences, is_correct)
-    assert error == pytest.approx(differences / 6, abs=1e-6)
-    assert figures.expected_calibration_error(torch.ones(5), torch.ones(5).bool()) == 0
-
-
 def test_curves_count_epochs_from_one_and_mark_the_best() -> None:
     history = [
         {"epoch": n, "train/loss": 1 / (n + 1), "train/accuracy": 0.9, "val/loss": 0.5 / (n + 1), "val/accuracy": value}
         for n, value in enumerate((0.8, 0.95, 0.95, 0.94))
     ]
     figure = figures.curves_figure(history, history[2])
-    loss, accuracy = figure.axes
-    assert [line.get_label() for line in loss.lines] == ["train", "val", "best epoch: 3"]
+    error, loss = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["training", "validation", "best epoch: 3"]
     assert [np.asarray(line.get_xdata()).tolist() for line in loss.lines[:2]] == [[1, 2, 3, 4]] * 2
     assert np.asarray(loss.lines[2].get_xdata()).tolist() == [3, 3]
-    assert np.asarray(accuracy.lines[1].get_ydata()).tolist() == [0.8, 0.95, 0.95, 0.94]
+    np.testing.assert_allclose(np.asarray(error.lines[1].get_ydata()), [20, 5, 5, 6])
 
 
 def test_curves_skip_epochs_without_validation() -> None:
     history = [{"epoch": n, "train/loss": 0.5, "train/accuracy": 0.9} for n in range(4)]
     for row in history[1::2]:
         row |= {"val/loss": 0.4, "val/accuracy": 0.8}
-    _, accuracy = figures.curves_figure(history).axes
-    assert [np.asarray(line.get_xdata()).tolist() for line in accuracy.lines[:2]] == [[1, 2, 3, 4], [2, 4]]
+    error, _ = figures.curves_figure(history).axes
+    assert [np.asarray(line.get_xdata()).tolist() for line in error.lines[:2]] == [[1, 2, 3, 4], [2, 4]]
