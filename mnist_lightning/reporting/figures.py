@@ -7,6 +7,7 @@ rows; C class names.
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -50,7 +51,7 @@ def confusion_image(confusion: Tensor, class_names: Sequence[str], title: str) -
     numbers = font.font_variant(size=14 if is_small else 9)
     for row, column in zip(*counts.nonzero(), strict=True):
         color = "white" if fractions[row, column] > 0.2 else "black"
-        draw.text((margin + places[column], 40 + places[row]), str(counts[row, column]), color, numbers, "mm")
+        draw.text((margin + places[column], 40 + places[row]), f"{counts[row, column]:,}", color, numbers, "mm")
     return image
 
 
@@ -96,8 +97,16 @@ def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str]
     return sheet
 
 
+def accuracy_interval(num_correct: Any, num_images: Any) -> tuple[Any, Any]:
+    """Returns Wilson's 95% interval of an accuracy, or of several, in [0, 1]. Source: Wilson 1927 (JASA 22)."""
+    z = 1.959964  # the 97.5th percentile of the normal distribution
+    center = num_correct + z**2 / 2
+    half = z * np.sqrt(num_correct * (num_images - num_correct) / num_images + z**2 / 4)
+    return (center - half) / (num_images + z**2), (center + half) / (num_images + z**2)
+
+
 def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
-    """Draws accuracy against confidence, and below it a histogram. Source: Guo et al. 2017 (arXiv:1706.04599)."""
+    """Draws accuracy against confidence, hollow for few images. Source: Guo et al. 2017 (arXiv:1706.04599)."""
     numbers = confidences.double().numpy()
     weights = (np.ones(len(numbers)), numbers, is_correct.double().numpy())
     bins, sums, correct = (np.histogram(numbers, NUM_BINS, (0, 1), weights=values)[0] for values in weights)
@@ -105,8 +114,11 @@ def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
-    errors = np.sqrt(accuracies * (1 - accuracies) / counts)
-    upper.errorbar(means, accuracies, errors, marker="o", color="tab:blue", capsize=2, linestyle="none")
+    low, high = accuracy_interval(correct[bins > 0], counts)
+    upper.errorbar(
+        means, accuracies, abs(np.stack([low, high]) - accuracies), color="tab:blue", capsize=2, linestyle="none"
+    )
+    upper.scatter(means, accuracies, facecolors=np.where(counts < 20, "white", "C0"), edgecolors="C0", zorder=3)
     title = f"expected calibration error {binary_calibration_error(confidences.double(), is_correct, NUM_BINS):.2%}"
     upper.set(ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(-0.02, 1.03))
     lower.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, bins, 0.9 / NUM_BINS, color="tab:blue")

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -54,14 +53,6 @@ def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistake
     return ", ".join(f"{class_names[label]} as {class_names[other]}: {wrong[label, other]}" for label, other in cells)
 
 
-def accuracy_interval(num_correct: int, num_images: int) -> tuple[float, float]:
-    """Returns Wilson's 95% interval of an accuracy, in [0, 1]. Source: Wilson 1927 (JASA 22)."""
-    z = 1.959964  # the 97.5th percentile of the normal distribution
-    center = num_correct + z**2 / 2
-    half = z * math.sqrt(num_correct * (num_images - num_correct) / num_images + z**2 / 4)
-    return (center - half) / (num_images + z**2), (center + half) / (num_images + z**2)
-
-
 def write_report(
     folder: Path,
     images: Tensor,
@@ -82,7 +73,7 @@ def write_report(
     num_correct = int(is_correct.sum())
     metrics = {
         "accuracy": num_correct / len(labels),
-        "accuracy_95_percent_interval": accuracy_interval(num_correct, len(labels)),
+        "accuracy_95_percent_interval": figures.accuracy_interval(num_correct, len(labels)),
         "macro_f1": scores["macro avg"]["f1-score"],
         "expected_calibration_error": binary_calibration_error(confidences.double(), is_correct).item(),
         "num_images": len(labels),

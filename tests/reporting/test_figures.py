@@ -80,11 +80,15 @@ def test_color_and_large_images_are_drawn_as_they_are(texts: list[tuple[str, str
 
 
 def test_reliability_figure_has_a_point_at_the_means_of_each_bin() -> None:
-    confidences = torch.tensor([0.95, 0.97, 0.99, 0.52])
-    figure = figures.reliability_figure(confidences, torch.tensor([True, True, False, True]))
-    points = np.asarray(figure.axes[0].lines[1].get_xydata())
-    np.testing.assert_allclose(points, np.array([[0.52, 1], [0.97, 2 / 3]]), atol=1e-6)
-    assert figure.axes[0].get_title() == "expected calibration error 34.75%"
+    confidences = torch.tensor([0.95, 0.97, 0.99, 0.52] + 20 * [0.72])
+    figure = figures.reliability_figure(confidences, torch.tensor([True, True, False, True] + 20 * [True]))
+    points = figure.axes[0].collections[-1]
+    np.testing.assert_allclose(
+        np.array(points.get_offsets()), np.array([[0.52, 1], [0.72, 1], [0.97, 2 / 3]]), atol=1e-6
+    )
+    is_hollow = (np.asarray(points.get_facecolor())[:, :3] == 1).all(1)
+    assert is_hollow.tolist() == [True, False, True]
+    assert figure.axes[0].get_title() == "expected calibration error 29.12%"
 
 
 def test_risk_rises_as_less_confident_predictions_are_accepted() -> None:

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from sklearn import metrics
 from torch.nn.functional import one_hot
 
-from mnist_lightning.reporting import reports
+from mnist_lightning.reporting import figures, reports
 
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.randint(0, 3, (500,), generator=GENERATOR)
@@ -35,7 +35,7 @@ def test_report_equals_scikit_learn(names: list[str]) -> None:
 @pytest.mark.parametrize(("num_correct", "num_images"), [(0, 5), (3, 5), (5, 5), (9962, 10_000)])
 def test_interval_equals_scipy(num_correct: int, num_images: int) -> None:
     expected = binomtest(num_correct, num_images).proportion_ci(method="wilson")
-    assert reports.accuracy_interval(num_correct, num_images) == pytest.approx(tuple(expected), abs=1e-7)
+    assert figures.accuracy_interval(num_correct, num_images) == pytest.approx(tuple(expected), abs=1e-7)
 
 
 def test_most_frequent_mistakes_come_first() -> None:
