@@ -83,8 +83,8 @@ def summary_table() -> str:
 
 def record_table() -> str:
     """Returns attempts at a higher accuracy as Markdown."""
-    names = ("cnn_wide", "cnn_wide_shifted", "cnn_wide_ensemble", "cnn_wide_no_light")
-    found = [row for name in names if (row := accuracy.summarize(RESULTS_DIR / "record", name, "test"))]
+    ends = ("", "_shifted", "_ensemble", "_zen4", "_zen4_shifted", "_zen4_ensemble", "_no_light")
+    found = [row for end in ends if (row := accuracy.summarize(RESULTS_DIR / "record", f"cnn_wide{end}", "test"))]
     columns = ("config", "test accuracy", "each seed", "loss", "ECE", "error without suspected label errors")
     return as_markdown(columns, ([row[column] for column in columns] for row in found))
 
@@ -238,6 +238,12 @@ def kills_table() -> str:
     return as_markdown(columns, ([str(row[column]) for column in columns] for row in read("kills")["rows"]))
 
 
+def page_table() -> str:
+    """Returns how soon the page knows an answer as Markdown."""
+    lines = ([row["page"], f"{row['p50 ms']:.0f}", f"{row['p99 ms']:.0f}"] for row in read("page")["rows"])
+    return as_markdown(["page", "median, ms", "99th percentile, ms"], lines)
+
+
 TABLES: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (summary_table,),
     "docs/measurements.md": (
@@ -257,6 +263,7 @@ TABLES: dict[str, tuple[Callable[[], str], ...]] = {
         tuned_table,
     ),
     "docs/reliability.md": (kills_table,),
+    "docs/serving.md": (page_table,),
     "MODEL_CARD.md": (robustness_table, outliers_table, images_table),
 }
 """The tables on each page."""
