@@ -14,13 +14,13 @@ STATIC = Path(__file__).parent / "static"
 def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> None:
     """Writes the page and a network of digits, with weights as float16; or raises a UserError for other networks."""
     if type(model) not in (MLP, CNN) or not model.inputs.is_handwriting:
-        raise UserError("--web needs an MLP or a CNN that was trained on handwriting; choose another --ckpt_path")
+        given = f"{type(model).__name__} of {details['dataset']}"
+        raise UserError(f"--web needs an MLP or a CNN of handwriting, not this {given}; choose another --ckpt_path")
     layers = list(model.network.children())
     weights = [{k: v.half() for k, v in layer.state_dict().items() if v.is_floating_point()} for layer in layers]
     network = {
         **{name: model.hparams[name] for name in ("class_names", "mean", "std")},
-        **{"temperature": model.temperature.item(), "can_abstain": model.can_abstain},
-        "metadata": dict(details),
+        **{"temperature": model.temperature.item(), "can_abstain": model.can_abstain, "metadata": dict(details)},
         "layers": [
             {
                 "kind": type(layer).__name__,

@@ -82,6 +82,14 @@ def test_number_is_as_sure_as_its_least_sure_digit(page: Page) -> None:
     expect(page.locator("#answer")).not_to_have_class(re.compile("unsure"))
 
 
+def test_a_class_that_is_a_word_is_no_number(page: Page) -> None:
+    page.evaluate("""choose({
+        prediction: "Sneaker", confidence: 0.6, known: 1, image: Array(28).fill(Array(28).fill(0)),
+        probabilities: { Sneaker: 0.6, Boot: 0.4 },
+    })""")
+    expect(page.get_by_text("Probably Sneaker, maybe Boot.")).to_be_visible()
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_nine_of_ten_drawn_digits_are_recognized(page: Page, style: str) -> None:
     predictions = {}

@@ -169,9 +169,9 @@ def test_other_networks_and_other_pictures_are_refused() -> None:
     class Mine(MLP):
         pass
 
-    with pytest.raises(UserError, match="--web needs an MLP or a CNN"):
+    with pytest.raises(UserError, match="--web needs an MLP or a CNN of handwriting, not this Mine of MNIST; "):
         export_small(Mine([8]))
-    with pytest.raises(UserError, match="trained on handwriting"):
+    with pytest.raises(UserError, match="of handwriting, not this MLP of MNIST; choose another --ckpt_path"):
         export_small(MLP([8], is_handwriting=False))
     assert not Path("site").exists()
 

@@ -306,12 +306,12 @@ function showLines({ predictions, lines }) { // all digits, in boxes if there ar
 function choose(found, text = nameOf(found), lowest = certainty(found)) { // shows one digit, and says how sure it is
   show([found], text, lowest);
   const [[first, p1], [second, p2]] = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
-  const isOne = text.length === 1, isWide = found.box?.width > 1.2 * found.box?.height;
+  const isOne = text === nameOf(found), isWide = found.box?.width > 1.2 * found.box?.height;
   const maybe = p2 > 0.1 ? `, maybe ${second}` : p1 > UNSURE && isOne ? ", or several digits" : "";
   if (certainty(found) >= UNSURE) report("");
   else if (found.known >= 0.5) report(`${isOne ? "Probably" : "Unsure about the"} ${first}${maybe}.`);
   else if (!isOne) report("A part of that doesn't look like a digit.");
-  else report(`That doesn't look like a digit.${isWide ? " If it is several, leave gaps." : ""}`);
+  else report(`That doesn't look like a digit.${isWide ? " If these are several digits, leave gaps between them." : ""}`);
 }
 
 function certainty(found) {
