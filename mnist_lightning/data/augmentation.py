@@ -76,7 +76,9 @@ class Augmentation:
         if self.pen:
             images = change_width(images, self.pen, generator)
         for name, change in PENS.items():
-            images = change_some(images, getattr(self, name), generator, change)
+            if number := round(getattr(self, name) * len(images)):
+                chosen = uniform(generator, len(images)).argsort()[:number]
+                images = images.index_copy(0, chosen, change(images[chosen], generator))
         if self.background or self.contrast or self.inversion or self.noise or self.erasing:
             images = self._change_light(images, generator)
         return images
@@ -147,14 +149,6 @@ def draw_path(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
     x, y = (points.unsqueeze(3) - pixels).square().unbind(2)  # (N, P, H)
     distances = (y.unsqueeze(3) + x.unsqueeze(2)).amin(1).sqrt()
     return (widths.view(-1, 1, 1) / 2 + 0.5 - distances).clamp(0, 1).unsqueeze(1)
-
-
-def change_some(images: Tensor, fraction: float, generator: Generator, change: Change) -> Tensor:
-    """Applies a change to a fraction of the images `(N, C, H, H)`, chosen at random."""
-    if not (number := round(fraction * len(images))):
-        return images
-    chosen = uniform(generator, len(images)).argsort()[:number]
-    return images.index_copy(0, chosen, change(images[chosen], generator))
 
 
 # The following take images `(N, C, H, H)` float32 in [0, 1], and return as many.
