@@ -1,7 +1,6 @@
 """Random changes of training images, a whole batch at a time: distortions, other pens, and light."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -10,8 +9,6 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from mnist_lightning.errors import check_range
-
-Change = Callable[[Tensor, Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -151,11 +148,8 @@ def draw_path(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
     return (widths.view(-1, 1, 1) / 2 + 0.5 - distances).clamp(0, 1).unsqueeze(1)
 
 
-# The following take images `(N, C, H, H)` float32 in [0, 1], and return as many.
-
-
 def change_width(images: Tensor, pen: float, generator: Generator) -> Tensor:
-    """Makes strokes thicker or thinner, by up to two pixels for a `pen` of 1."""
+    """Makes strokes in images `(N, C, H, H)` thicker or thinner, by up to two pixels for a `pen` of 1."""
     thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
     amount = pen * (2 * uniform(generator, len(images), 1, 1, 1) - 1)
     return torch.lerp(images, torch.where(amount > 0, thick, thin), amount.abs())
@@ -208,8 +202,8 @@ def _straight(angles: Tensor, first: float, last: float, num_points: int) -> Ten
     return reach * torch.stack([angles.cos(), angles.sin()], 1).unsqueeze(1)
 
 
-PENS: dict[str, Change] = {"outline": outline, "strokes": cross_out, "nib": use_broad_nib, "coarse": make_coarse}
-"""By the argument of `Augmentation` that says how many images are changed."""
+PENS = {"outline": outline, "strokes": cross_out, "nib": use_broad_nib, "coarse": make_coarse}
+"""Changes of images `(N, C, H, H)` float32 in [0, 1], by the argument that says how many images are changed."""
 
 FRACTIONS = ("background", "contrast", "inversion", "light_share", "flags", "pen", *PENS)
 LIMITS = {"rotation": 180, "shear": 80, "scale": 0.9, **dict.fromkeys(FRACTIONS, 1)}
