@@ -82,16 +82,13 @@ class Augmentation:
 
     def draw(self, num_images: int, generator: Generator) -> dict[str, Tensor]:
         """Draws what `distort` does to each of `num_images` images."""
-
-        def within(limit: float, *shape: int) -> Tensor:
-            return (2 * uniform(generator, num_images, *shape) - 1) * limit
-
+        rand = partial(uniform, generator, num_images)
         shape = (num_images, 2, self.elastic_nodes, self.elastic_nodes)
         return {
-            "scale": 1 + within(self.scale, 2),
-            "shear": within(math.radians(self.shear)).tan(),
-            "angle": within(math.radians(self.rotation)),
-            "shift": within(self.shift, 2),
+            "scale": 1 + self.scale * (2 * rand(2) - 1),
+            "shear": (math.radians(self.shear) * (2 * rand() - 1)).tan(),
+            "angle": math.radians(self.rotation) * (2 * rand() - 1),
+            "shift": self.shift * (2 * rand(2) - 1),
             "elastic": self.elastic * torch.randn(shape, generator=generator, device=generator.device),
         }
 
