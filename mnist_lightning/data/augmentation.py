@@ -118,9 +118,8 @@ def distort(images: Tensor, **changes: Tensor) -> Tensor:
     counter-clockwise, in radians; `shift` `(N, 2)`, to the right and down; `elastic` `(N, 2, K, K)`, displacements of
     a grid of nodes, from the top left to the bottom right.
     """
-    size, zeros = images.shape[-1], images.new_zeros(len(images), 2, 1, 1)
-    none, pair = zeros[:, 0, 0, 0], zeros[..., 0, 0]
-    nothing = {"scale": pair + 1, "shear": none, "angle": none, "shift": pair, "elastic": zeros}
+    size, none, pair = images.shape[-1], images.new_zeros(len(images)), images.new_zeros(len(images), 2)
+    nothing = {"scale": pair + 1, "shear": none, "angle": none, "shift": pair, "elastic": pair.view(-1, 2, 1, 1)}
     scale, shear, angle, shift, elastic = (nothing | changes).values()
     cos, sin = angle.cos(), angle.sin()
     # Each output pixel is sampled from where it came from, so the steps are inverted, the last one first.
