@@ -101,8 +101,7 @@ class Augmentation:
         changed = paper + (1 - paper) * (1 - self.contrast * rand(1, 1)) * images
         changed = torch.where(rand(1, 1) < self.inversion, 1 - changed, changed)
         if self.noise:
-            noise = torch.randn(images.shape, generator=generator, device=images.device)
-            changed = changed + self.noise * rand(1, 1) * noise
+            changed += torch.randn(images.shape, generator=generator, device=images.device) * (self.noise * rand(1, 1))
         if self.erasing:
             rows = (torch.arange(height, device=images.device) - height * rand(1)).abs() < self.erasing / 2 * rand(1)
             columns = (torch.arange(width, device=images.device) - width * rand(1)).abs() < self.erasing / 2 * rand(1)
