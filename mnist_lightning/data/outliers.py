@@ -37,13 +37,12 @@ def scribble(num_images: int, generator: Generator) -> Tensor:
     last = (1 + 4 * rand(1).square()).floor()
     number = torch.arange(5, device=generator.device)
     following = torch.where((number == last) & (rand(1) < 0.3), 0, number + 1).clamp(max=4)
-    joined = starts.gather(1, following.unsqueeze(2).expand_as(starts))
-    ends = torch.where(rand(5, 1) < 0.6, joined, others)
+    ends = torch.where(rand(5, 1) < 0.6, starts.take_along_dim(following.unsqueeze(2), 1), others)
     bends = 16 * (rand(5, 1) < rand(1, 1)) * (rand(5, 2) - 0.5)
     place = torch.linspace(0, 1, 24, device=generator.device).view(-1, 1)
     strokes = torch.lerp(starts.unsqueeze(2), ends.unsqueeze(2), place) + 4 * place * (1 - place) * bends.unsqueeze(2)
     kept = number.minimum(last).long()[:, :, None, None]  # strokes after the last one repeat it
-    picture = draw_path(strokes.gather(1, kept.expand_as(strokes)).flatten(1, 2), 1.5 + 2.5 * rand())
+    picture = draw_path(strokes.take_along_dim(kept, 1).flatten(1, 2), 1.5 + 2.5 * rand())
     mirrored = torch.where(rand(1, 1, 1) < 0.6, picture.flip(3), picture.flip(2))
     return torch.where(rand(1, 1, 1) < 0.4, torch.maximum(picture, mirrored), picture)
 
