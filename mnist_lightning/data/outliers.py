@@ -47,10 +47,6 @@ def scribble(num_images: int, generator: Generator) -> Tensor:
     return torch.where(rand(1, 1, 1) < 0.4, torch.maximum(picture, mirrored), picture)
 
 
-# Each of the following takes digits `(2, N, 1, 28, 28)` and labels `(2, N)`, and returns N pictures, and for each
-# whether it shows no digit.
-
-
 def dot(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Draws up to three dots of any size, in a third of the pictures."""
     num_images = digits.shape[1]
@@ -86,6 +82,8 @@ def change(digits: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor
 
 
 KINDS = (dot, squeeze, cross, change, change)
+"""Make N pictures from digits `(2, N, 1, 28, 28)` and labels `(2, N)`; return them, and which of them show no digit."""
+
 CHANGES: dict[Callable[[Tensor], Tensor], tuple[int, ...]] = {
     lambda images: images.flip(3): (3, 4, 6, 7, 9),
     lambda images: images.flip(2): (4, 6, 7, 9),
