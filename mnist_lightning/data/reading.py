@@ -19,7 +19,7 @@ from mnist_lightning.data import sources
 from mnist_lightning.data.sources import File, Source, Split
 from mnist_lightning.errors import UserError, one_line
 
-IDX_DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
+IDX_DTYPES: dict[bytes, np.dtype[Any]] = {b"\0\0\x08": np.dtype("u1"), b"\0\0\x0c": np.dtype(">i4")}
 REPEATED = r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$"  # what surrounds the reason in urllib3's errors
 TIMEOUT_S = 30  # seconds without a byte after which a mirror is abandoned
 
@@ -76,9 +76,7 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
     try:
-        if content[:2] != b"\0\0":
-            raise ValueError
-        dtype, num_dimensions = IDX_DTYPES[content[2]], content[3]
+        dtype, num_dimensions = IDX_DTYPES[content[:3]], content[3]
         shape = np.frombuffer(content, ">u4", num_dimensions, offset=4).tolist()
         numbers = np.frombuffer(content, dtype, offset=4 + 4 * num_dimensions).reshape(shape)
     except (LookupError, ValueError) as error:
