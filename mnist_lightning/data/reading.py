@@ -31,12 +31,11 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     """
     source = sources.find_source(dataset)
     raw_dir = data_dir / source.folder / "raw"
-    files = source.files[split]
-    contents = [_read(source, file, raw_dir) for file in files]
-    if missing := [file for file, content in zip(files, contents, strict=True) if content is None]:
+    contents = {file: _read(source, file, raw_dir) for file in source.files[split]}
+    if missing := [file for file, content in contents.items() if content is None]:
         download(source, missing, raw_dir)
-        contents = [_read(source, file, raw_dir) for file in files]
-    images, labels = (parse_idx(c or b"", raw_dir / file.name) for file, c in zip(files, contents, strict=True))
+        contents |= {file: _read(source, file, raw_dir) for file in missing}
+    images, labels = (parse_idx(content or b"", raw_dir / file.name) for file, content in contents.items())
     if labels.ndim == 2:  # QMNIST stores eight numbers for each image; the first is the class
         labels = labels[:, 0]
     max_label = int(labels.max()) if len(labels) else 0
