@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from mnist_lightning.data import sources
 from mnist_lightning.data.sources import File, Source, Split
 from mnist_lightning.errors import UserError, one_line
 
-IDX_DTYPES: dict[bytes, np.dtype[Any]] = {b"\0\0\x08": np.dtype("u1"), b"\0\0\x0c": np.dtype(">i4")}
+IDX_DTYPES = {b"\0\0\x08": "u1", b"\0\0\x0c": ">i4"}
 REPEATED = r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$"  # what surrounds the reason in urllib3's errors
 TIMEOUT_S = 30  # seconds without a byte after which a mirror is abandoned
 
@@ -80,7 +79,7 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
         numbers = np.frombuffer(content, dtype, offset=4 + 4 * num_dimensions).reshape(shape)
     except (LookupError, ValueError) as error:
         raise UserError(f"{path} is not in IDX format, or incomplete; replace it with a valid copy") from error
-    return torch.from_numpy(numbers.astype(dtype.newbyteorder("=")))
+    return torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("=")))
 
 
 def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
