@@ -40,9 +40,8 @@ def load(
 
     Returns images `(N, H, W)` or, in color, `(N, H, W, 3)`, and labels `(N,)`, all uint8, or raises a UserError.
     """
-    root, test_dir = _root(data_dir), data_dir / "test"
-    has_test_dir = root != data_dir and test_dir.is_dir()
-    place = test_dir if has_test_dir and split == "test" else root
+    has_both_dirs = (data_dir / "train").is_dir() and (data_dir / "test").is_dir()
+    place = data_dir / split if has_both_dirs else _root(data_dir)
     samples: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
         found = [path for path in sorted((place / name).rglob("*")) if is_picture(path)]
@@ -50,7 +49,7 @@ def load(
             raise UserError(f"{place / name} has no pictures; put some there, or name other --data.class_names")
         samples += [(path, label) for path in found]
     labels = torch.tensor([label for _, label in samples], dtype=torch.uint8)
-    if not has_test_dir:
+    if not has_both_dirs:
         chosen = stratified_split(labels, TEST_FRACTION, seed)[split == "test"]
         samples, labels = [samples[index] for index in chosen.tolist()], labels[chosen]
     return _decode([path for path, _ in samples], inputs), labels
