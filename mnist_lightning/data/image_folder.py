@@ -68,7 +68,15 @@ def _root(data_dir: Path) -> Path:
 
 
 def _decode(files: Sequence[Path], inputs: InputFormat) -> Tensor:
-    images = _allocate((len(files), *inputs.shape))
+    """Reads pictures into memory, or into a temporary file if they would take more than half of what is free."""
+    shape = (len(files), *inputs.shape)
+    if (num_bytes := math.prod(shape)) < psutil.virtual_memory().available / 2:
+        images = np.empty(shape, np.uint8)
+    else:
+        size, place = f"{num_bytes / 1e9:.1f} GB", tempfile.gettempdir()
+        echo(f"pictures    {size} are too much for the memory, and are decoded into a file in {place}")
+        with tempfile.TemporaryFile() as file:
+            images = np.memmap(file, np.uint8, "w+", shape=shape)
 
     def read(index: int) -> None:
         images[index] = read_picture(files[index], inputs.image_size, inputs.channels)
@@ -76,14 +84,3 @@ def _decode(files: Sequence[Path], inputs: InputFormat) -> Tensor:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
         list(track(pool.map(read, range(len(files))), "reading", len(files), console=console, transient=True))
     return torch.from_numpy(images)
-
-
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns an array of uint8 in memory, or in a temporary file if it would take more than half of what is free."""
-    num_bytes = math.prod(shape)
-    if num_bytes < psutil.virtual_memory().available / 2:
-        return np.empty(shape, np.uint8)
-    place = tempfile.gettempdir()
-    echo(f"pictures    {num_bytes / 1e9:.1f} GB are too much for the memory, and are decoded into a file in {place}")
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
