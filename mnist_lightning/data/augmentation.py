@@ -187,8 +187,7 @@ def add_flags(images: Tensor, chosen: Tensor, generator: Generator) -> Tensor:
     left = ink[torch.arange(len(ink), device=ink.device), top].int().argmax(1)
     path = (3 + 6 * rand(1, 1)) * _straight(math.pi - 0.4 - 0.8 * rand(), 0, 1, 12)
     flag = draw_path(torch.stack([left, top], 1).unsqueeze(1) + path, 1.5 + 1.5 * rand(), size)
-    is_changed = (chosen & ~has_foot).view(-1, 1, 1, 1)
-    return torch.where(is_changed, torch.maximum(images, flag), images)
+    return torch.where((chosen & ~has_foot).view(-1, 1, 1, 1), torch.maximum(images, flag), images)
 
 
 def _straight(angles: Tensor, first: float, last: float, num_points: int) -> Tensor:
