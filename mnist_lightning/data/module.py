@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -135,7 +134,7 @@ class MNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads the images of a stage: the training images for `fit` and `validate`, else the test images."""
-        has_digits = self.is_handwriting and self.class_names == [*string.digits]
+        has_digits = self.is_handwriting and self.class_names == list("0123456789")
         for name, value in (("outliers", self.outliers), ("augmentation.flags", self.augmentation.flags)):
             is_allowed = value == 0 or (has_digits and 0 < value < math.inf)
             check_range(name, value, is_allowed, "0, or for handwritten digits, more than 0, such as 0.25")
