@@ -20,8 +20,7 @@ from mnist_lightning.data.splits import make_generator, stratified_split
 from mnist_lightning.errors import check_range
 from mnist_lightning.images import InputFormat
 
-EVALUATION_BATCH_SIZE = 1000
-"""Images in a step without gradients: fewer, larger steps are faster, and the scores are the same."""
+EVALUATION_BATCH_SIZE = 1000  # in steps without gradients: fewer, larger ones are faster, and the scores are the same
 NO_AUGMENTATION = Augmentation()
 
 Batch = tuple[Tensor, Tensor]  # images and labels
@@ -172,14 +171,12 @@ class MNISTDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Returns the training batches, shuffled by seed and epoch."""
         return self._loader(self.train_images, self.train_labels, self.train_indices, self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train_images, self.train_labels, self.val_indices)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Returns the official test images in batches, in their order."""
         return self._loader(self.test_images, self.test_labels, torch.arange(len(self.test_labels)))
 
     predict_dataloader = test_dataloader
