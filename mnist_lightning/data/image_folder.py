@@ -21,7 +21,6 @@ from mnist_lightning.images import InputFormat
 from mnist_lightning.images.reading import is_picture, read_picture
 
 NAME = "ImageFolder"
-TEST_FRACTION = 0.1  # of each class, unless the test pictures have a folder of their own
 
 
 def find_classes(data_dir: Path) -> list[str]:
@@ -36,7 +35,7 @@ def find_classes(data_dir: Path) -> list[str]:
 def load(
     data_dir: Path, split: Split, class_names: Sequence[str], inputs: InputFormat, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Reads a split: from the folders `train` and `test`; if there is only one, a tenth of it is for testing.
+    """Reads a split: from the folders `train` and `test`; if there is only one, a tenth of each class is for testing.
 
     Returns images `(N, H, W)` or, in color, `(N, H, W, 3)`, and labels `(N,)`, all uint8, or raises a UserError.
     """
@@ -50,7 +49,7 @@ def load(
         samples += [(path, label) for path in found]
     labels = torch.tensor([label for _, label in samples], dtype=torch.uint8)
     if not has_both_dirs:
-        chosen = stratified_split(labels, TEST_FRACTION, seed)[split == "test"]
+        chosen = stratified_split(labels, 0.1, seed)[split == "test"]
         samples, labels = [samples[index] for index in chosen.tolist()], labels[chosen]
     return _decode([path for path, _ in samples], inputs), labels
 
