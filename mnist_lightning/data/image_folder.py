@@ -32,9 +32,7 @@ def find_classes(data_dir: Path) -> list[str]:
     return names
 
 
-def load(
-    data_dir: Path, split: Split, class_names: Sequence[str], inputs: InputFormat, seed: int
-) -> tuple[Tensor, Tensor]:
+def load(data_dir: Path, split: Split, classes: Sequence[str], inputs: InputFormat, seed: int) -> tuple[Tensor, Tensor]:
     """Reads a split: from the folders `train` and `test`; if there is only one, a tenth of each class is for testing.
 
     Returns images `(N, H, W)` or, in color, `(N, H, W, 3)`, and labels `(N,)`, all uint8, or raises a UserError.
@@ -42,7 +40,7 @@ def load(
     has_both_dirs = (data_dir / "train").is_dir() and (data_dir / "test").is_dir()
     place = data_dir / split if has_both_dirs else _root(data_dir)
     samples: list[tuple[Path, int]] = []
-    for label, name in enumerate(class_names):
+    for label, name in enumerate(classes):
         found = [path for path in sorted((place / name).rglob("*")) if is_picture(path)]
         if not found:
             raise UserError(f"{place / name} has no pictures; put some there, or name other --data.class_names")
