@@ -93,18 +93,17 @@ class Augmentation:
         }
 
     def _change_light(self, images: Tensor, generator: Generator) -> Tensor:
-        num_images, _, height, width = images.shape
-        rand = partial(uniform, generator, num_images, 1)
+        size, rand = images.shape[-1], partial(uniform, generator, len(images), 1)
         is_changed = rand(1, 1) < self.light_share
         lights = torch.lerp(rand(1, 1), rand(3, 3), rand(1, 1)) * rand(1, 1)  # even to uneven, dim to bright
-        paper = F.interpolate(self.background * lights, (height, width), mode="bilinear", align_corners=True)
+        paper = F.interpolate(self.background * lights, (size, size), mode="bilinear", align_corners=True)
         changed = paper + (1 - paper) * (1 - self.contrast * rand(1, 1)) * images
         changed = torch.where(rand(1, 1) < self.inversion, 1 - changed, changed)
         if self.noise:
             changed += torch.randn(images.shape, generator=generator, device=images.device) * (self.noise * rand(1, 1))
         if self.erasing:
-            rows = (torch.arange(height, device=images.device) - height * rand(1)).abs() < self.erasing / 2 * rand(1)
-            columns = (torch.arange(width, device=images.device) - width * rand(1)).abs() < self.erasing / 2 * rand(1)
+            rows = (torch.arange(size, device=images.device) - size * rand(1)).abs() < self.erasing / 2 * rand(1)
+            columns = (torch.arange(size, device=images.device) - size * rand(1)).abs() < self.erasing / 2 * rand(1)
             changed = torch.where(rows.unsqueeze(3) & columns.unsqueeze(2), rand(1, 1), changed)
         return torch.where(is_changed, changed.clamp(0, 1), images)
 
