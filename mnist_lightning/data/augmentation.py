@@ -121,8 +121,7 @@ def distort(images: Tensor, **changes: Tensor) -> Tensor:
     scale, shear, angle, shift, elastic = (nothing | changes).values()
     cos, sin = angle.cos(), angle.sin()
     # Each output pixel is sampled from where it came from, so the steps are inverted, the last one first.
-    rows = torch.stack([cos - shear * sin, -sin - shear * cos, sin, cos], 1).view(-1, 2, 2)
-    inverse = rows / scale.unsqueeze(2)
+    inverse = torch.stack([cos - shear * sin, -sin - shear * cos, sin, cos], 1).view(-1, 2, 2) / scale.unsqueeze(2)
     origin = inverse @ -shift.unsqueeze(2) * (2 / size)  # affine_grid's unit is half an image
     grid = F.affine_grid(torch.cat([inverse, origin], 2), list(images.shape), align_corners=False)
     bend = F.interpolate(elastic * (2 / size), (size, size), mode="bicubic", align_corners=True)
