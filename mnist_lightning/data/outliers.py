@@ -17,8 +17,7 @@ from mnist_lightning.data.augmentation import distort, draw_path, uniform
 def make_outliers(digits: Tensor, labels: Tensor, num_images: int, generator: Generator) -> Tensor:
     """Returns pictures without a digit `(num_images, 1, 28, 28)` float32 in [0, 1].
 
-    Each is made from one or two digits, `(N, 1, 28, 28)` with labels `(N,)`, or is a scribble if the result could
-    still be a digit.
+    Each is made from digits `(N, 1, 28, 28)` with labels `(N,)`, or is a scribble if the result could be a digit.
     """
     chosen = torch.randint(len(digits), (2, num_images), generator=generator, device=digits.device)
     parts = zip(KINDS, chosen.tensor_split(len(KINDS), 1), strict=True)
