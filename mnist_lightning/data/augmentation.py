@@ -135,8 +135,7 @@ def uniform(generator: Generator, *shape: int) -> Tensor:
 
 def draw_path(points: Tensor, widths: Tensor, size: int = 28) -> Tensor:
     """Draws a pen's path through points `(N, P, 2)`, in pixels, with widths `(N,)`; `(N, 1, H, H)` in [0, 1]."""
-    pixels = torch.arange(size, device=points.device)
-    x, y = (points.unsqueeze(3) - pixels).square().unbind(2)  # (N, P, H)
+    x, y = (points.unsqueeze(3) - torch.arange(size, device=points.device)).square().unbind(2)  # (N, P, H)
     distances = (y.unsqueeze(3) + x.unsqueeze(2)).amin(1).sqrt()
     return (widths.view(-1, 1, 1) / 2 + 0.5 - distances).clamp(0, 1).unsqueeze(1)
 
