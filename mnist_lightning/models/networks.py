@@ -66,15 +66,13 @@ class CNN(Classifier):
         check_range("widths", list(widths), len(widths) > 0 and min(widths) > 0, "1 or more each, such as [16, 32, 64]")
         check_range("pool_after", pool_after, 0 < pool_after <= len(widths), f"between 1 and {len(widths)}")
         check_range("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1")
-        first, batch_norm, relu = _convolution(self.inputs.channels, widths[0], kernel_size=5, stride=2)
-        convolutions = [
-            (EdgeConv2d(widths[0], self.inputs.channels), batch_norm) if edges_only else (first, batch_norm, relu),
-            *(_convolution(in_channels, out_channels) for in_channels, out_channels in itertools.pairwise(widths)),
-        ]
+        first = _convolution(self.inputs.channels, widths[0], kernel_size=5, stride=2)
+        if edges_only:
+            first = EdgeConv2d(self.inputs.channels, widths[0], kernel_size=5, stride=2, bias=False), first[1]
+        blocks = [first, *itertools.starmap(_convolution, itertools.pairwise(widths))]
+        blocks.insert(pool_after, (nn.MaxPool2d(2),))
         self.network = nn.Sequential(
-            *itertools.chain(*convolutions[:pool_after]),
-            nn.MaxPool2d(2),
-            *itertools.chain(*convolutions[pool_after:]),
+            *itertools.chain(*blocks),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
             nn.Dropout(dropout),
@@ -83,8 +81,7 @@ class CNN(Classifier):
 
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
-    padding = kernel_size // 2
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
     return convolution, nn.BatchNorm2d(out_channels), nn.ReLU()
 
 
@@ -95,11 +92,8 @@ class EdgeConv2d(nn.Conv2d):
     the same as light ink on dark paper, at each pixel.
     """
 
-    def __init__(self, out_channels: int, in_channels: int = 1) -> None:
-        super().__init__(in_channels, out_channels, 5, stride=2, bias=False)
-
     def forward(self, images: Tensor) -> Tensor:
         """Returns `(N, out_channels, H / 2, W / 2)`, at least 0, for `(N, in_channels, H, W)` float32."""
         padded = F.pad(images, (2, 2, 2, 2), mode="replicate")  # zero padding would create an edge
         kernels = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return F.conv2d(padded, kernels, stride=2).abs()
+        return F.conv2d(padded, kernels, stride=self.stride).abs()

@@ -55,7 +55,7 @@ def test_pooling_of_the_cnn_follows_the_given_convolution(pool_after: int, edges
 
 
 def test_edges_do_not_depend_on_polarity_and_brightness_of_the_paper() -> None:
-    layer = EdgeConv2d(8)
+    layer = EdgeConv2d(1, 8, kernel_size=5, stride=2, bias=False)
     images = torch.rand(4, 1, 28, 28)
     edges = layer(images)
     torch.testing.assert_close(layer(1 - images), edges)
