@@ -62,9 +62,7 @@ class Ensemble(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logarithm of the mean probability, `(N, C)`, for images `(N, 1, 28, 28)` float32."""
-        padded = F.pad(images, [self.shift] * 4, mode="replicate")
-        height, width = images.shape[2:]
-        steps = range(2 * self.shift + 1)
-        views = [padded[..., top : top + height, left : left + width] for top in steps for left in steps]
+        steps = range(-self.shift, self.shift + 1)
+        views = [F.pad(images, (-x, x, -y, y), mode="replicate") for y in steps for x in steps]  # negative: crops
         log_probabilities = [member.calibrated_logits(view).log_softmax(1) for member in self.members for view in views]
         return torch.stack(log_probabilities).logsumexp(0) - math.log(len(log_probabilities))
