@@ -74,8 +74,7 @@ class Classifier(LightningModule):
         self.inputs = InputFormat(image_size, channels, is_handwriting)
         self.learning_rate, self.weight_decay, self.label_smoothing = learning_rate, weight_decay, label_smoothing
         self.is_frozen, self.can_abstain = freeze, outliers > 0
-        self.train_scores, self.test_scores = Scores(len(self.class_names)), Scores(len(self.class_names))
-        self.val_scores = Scores(len(self.class_names), len(TEMPERATURES))
+        self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.class_names)) for _ in range(3))
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -20,19 +20,18 @@ def losses_by_temperature(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Scores(Metric):
-    """Confusion matrix and loss of one stage, or several losses, summed over batches and processes."""
+    """Confusion matrix and losses of one stage, summed over batches and processes."""
 
-    full_state_update = False
     confusion: Tensor  # (C, C) int64, rows are labels, columns are predictions
-    loss_sums: Tensor  # float32, over all images
+    loss_sums: Tensor  # (49,) float32, over all images, at each of the `TEMPERATURES`
 
-    def __init__(self, num_classes: int, num_losses: int = 1) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("loss_sums", torch.zeros(num_losses), dist_reduce_fx="sum")
+        self.add_state("loss_sums", torch.zeros_like(TEMPERATURES), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
-        """Adds a batch: logits `(N, C)`, labels `(N,)` int64, and the mean losses, or one that stands for all."""
+        """Adds a batch: logits `(N, C)`, labels `(N,)` int64, and the mean losses, or one for all temperatures."""
         cells = logits.argmax(1).add_(labels, alpha=len(self.confusion))
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))  # bincount would synchronize the GPU
         self.loss_sums.add_(losses, alpha=len(labels))

@@ -37,7 +37,7 @@ def test_calibration_finds_the_temperature_that_logits_were_multiplied_with(temp
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(20_000, 10, generator=generator)
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)  # perfectly calibrated
-    scores = Scores(10, len(TEMPERATURES))
+    scores = Scores(10)
     for part, targets in zip((logits * temperature).chunk(7), labels.chunk(7), strict=True):
         scores.update(part, targets, losses_by_temperature(part, targets))
     values = scores.compute()
