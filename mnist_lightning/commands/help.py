@@ -1,23 +1,21 @@
 """Help: a page for each command, without importing torch; and all flags of models, data and trainer."""
 
-import argparse
 from pathlib import Path
 
 from mnist_lightning.console import command_line
 
-PAGES = Path(__file__).parent / "help_pages"
-
 
 def page(command: str) -> str:
     """Returns what a command does, its most useful flags, and examples."""
-    text = (PAGES / f"{command}.txt").read_text(encoding="utf-8").replace("python -m mnist_lightning", command_line())
+    path = Path(__file__).parent / "help_pages" / f"{command}.txt"
+    text = path.read_text(encoding="utf-8").replace("python -m mnist_lightning", command_line())
     more = "" if command == "serve" else "\n--help-all lists all flags of models, data and trainer.\n"
     return f"usage: {command_line(command)} [FLAGS]\n\n{text}{more}"
 
 
 def all_flags() -> str:
     """Returns the flags of each model, of the data module and of the trainer, from signatures and docstrings."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import SUPPRESS, ArgumentParser
     from lightning.pytorch import Trainer
 
     from mnist_lightning.arguments import flags, settings
@@ -30,7 +28,7 @@ def all_flags() -> str:
         ("data", MNISTDataModule, "data", ("seed",)),
         ("trainer", Trainer, "trainer", ("overfit_batches",)),
     ):
-        parser = ArgumentParser(add_help=False, usage=argparse.SUPPRESS, default_meta=False)
+        parser = ArgumentParser(add_help=False, usage=SUPPRESS, default_meta=False)
         parser.add_class_arguments(documented, key, skip=set(skip))
         if documented is Trainer:
             parser.set_defaults({f"trainer.{name}": value for name, value in settings.DEFAULTS.items()})
