@@ -101,9 +101,6 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None,
         names = ("left", "top", "width", "height") if options.digits == "many" else ()
         extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
     texts = [data.class_names[index] for index in probabilities.argmax(1).tolist()]
-    if has_sheet := digits is not None and str(path) != "-":
-        sheet = figures.contact_sheet([digit.image for _, digit in digits or ()], texts, confidences)
-        reports.write_figure(_sheet_path(path), sheet)
     known = 1 - len(data.class_names) * probabilities.double().amin(1).numpy()  # its classes share a doubt equally
     conditions = [known < (0 if digits is None else MIN_KNOWN), np.array(confidences) < options.min_confidence]
     reasons = np.select(conditions, ["no digit", "unsure"], "").tolist()
@@ -124,5 +121,7 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None,
         if count:
             echo(f"uncertain   {count:,} of {len(texts):,} predictions {problem}")
     echo(f"predictions {path}")
-    if has_sheet:
+    if digits is not None and str(path) != "-":
+        sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences)
+        reports.write_figure(_sheet_path(path), sheet)
         echo(f"sheet       {_sheet_path(path)}, with what the model saw")
