@@ -39,16 +39,15 @@ def predict(flags: Sequence[str]) -> None:
     """Writes a checkpoint's predictions to a CSV file; exits with status 3 if some images can't be read."""
     predictions = evaluation.Predictions()
     cli = CLI("predict", flags, [predictions], _add_flags)
-    options, data = cli.config, cli.datamodule
-    is_file, inputs = options.output not in (None, "-"), cli.model.inputs
+    options, data, inputs = cli.config, cli.datamodule, cli.model.inputs
     check_range("--min_confidence", options.min_confidence, 0 <= options.min_confidence <= 1, "between 0 and 1")
-    output, digits, files = Path(options.output or ""), None, find_files(options.images) if options.images else []
+    output, digits, files = Path(options.output or ""), None, find_files(options.images or [])
     if options.digits == "many" and not files:
         raise UserError("--digits many needs --images")
     if options.digits == "many" and not inputs.is_handwriting:
         raise UserError(f"--digits many needs a model of handwriting; this one learned {data.dataset}; omit the flag")
     if files:
-        for path in (output, _sheet_path(output)) if is_file else ():
+        for path in (output, _sheet_path(output)) if options.output not in (None, "-") else ():
             if path.resolve() in {file.resolve() for file in files}:
                 raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
         digits = _read(files, inputs, many=options.digits == "many")
