@@ -47,7 +47,8 @@ def predict(flags: Sequence[str]) -> None:
     if options.digits == "many" and not inputs.is_handwriting:
         raise UserError(f"--digits many needs a model of handwriting; this one learned {data.dataset}; omit the flag")
     if files:
-        for path in (output, _sheet_path(output)) if options.output not in (None, "-") else ():
+        is_file = options.output not in (None, "-")
+        for path in (output, output.with_name(f"{output.stem}_sheet.png")) if is_file else ():
             if path.resolve() in {file.resolve() for file in files}:
                 raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
         digits = _read(files, inputs, many=options.digits == "many")
@@ -61,10 +62,6 @@ def predict(flags: Sequence[str]) -> None:
     if num_unreadable := len(set(files) - {path for path, _ in digits or []}):
         echo(f"unreadable  {num_unreadable:,} of {len(files):,} images")
         raise SystemExit(3)
-
-
-def _sheet_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_sheet.png")
 
 
 def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
@@ -121,6 +118,6 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None,
             echo(f"uncertain   {count:,} of {len(texts):,} predictions {problem}")
     echo(f"predictions {path}")
     if digits is not None and str(path) != "-":
-        sheet = figures.contact_sheet([digit.image for _, digit in digits], texts, confidences)
-        reports.write_figure(_sheet_path(path), sheet)
-        echo(f"sheet       {_sheet_path(path)}, with what the model saw")
+        sheet, images = path.with_name(f"{path.stem}_sheet.png"), [digit.image for _, digit in digits]
+        reports.write_figure(sheet, figures.contact_sheet(images, texts, confidences))
+        echo(f"sheet       {sheet}, with what the model saw")
