@@ -71,13 +71,9 @@ class CNN(Classifier):
             first = EdgeConv2d(self.inputs.channels, widths[0], kernel_size=5, stride=2, bias=False), first[1]
         blocks = [first, *itertools.starmap(_convolution, itertools.pairwise(widths))]
         blocks.insert(pool_after, (nn.MaxPool2d(2),))
-        self.network = nn.Sequential(
-            *itertools.chain(*blocks),
-            nn.AdaptiveMaxPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(widths[-1], len(self.class_names)),
-        ).to(memory_format=torch.channels_last)  # about twice as fast on a CPU
+        layers = [*itertools.chain(*blocks), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
+        network = nn.Sequential(*layers, nn.Linear(widths[-1], len(self.class_names)))
+        self.network = network.to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
