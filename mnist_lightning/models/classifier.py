@@ -180,7 +180,6 @@ class Classifier(LightningModule):
         return [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
 
     def setup(self, stage: str) -> None:
-        """Freezes what isn't trained."""
         if self.is_frozen and stage == "fit":
             self.network.eval().requires_grad_(False)
             self.head.requires_grad_(True)
