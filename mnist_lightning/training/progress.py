@@ -4,7 +4,7 @@ import sys
 from functools import partialmethod
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
@@ -13,7 +13,7 @@ class PassBar(TQDMProgressBar):
     """Counts the batches of a pass. What stays of an epoch is the line that `TrainingHistory` prints."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=20)
+        super().__init__(refresh_rate=20, leave=True)  # closes each epoch's bar, and does not reuse it
 
     def _make_bar(self, name: str, **options: Any) -> Tqdm:
         layout = f"{name} |{{bar}}| {{n_fmt}} of {{total_fmt}} batches, {{remaining}} left"
@@ -26,12 +26,6 @@ class PassBar(TQDMProgressBar):
     init_test_tqdm = partialmethod(_make_bar, "testing")
     init_predict_tqdm = partialmethod(_make_bar, "predicting")
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {}
-
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Opens the bar of an epoch, counted from 1."""
         self.train_progress_bar = self._make_bar(f"epoch {trainer.current_epoch + 1}", total=self.total_train_batches)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.train_progress_bar.close()
