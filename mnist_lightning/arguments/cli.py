@@ -112,7 +112,7 @@ class CLI(LightningCLI):
             self.has_new_head = bool(self.origin) and stored.class_names != tuple(self.datamodule.class_names)
             command_flags.load_weights(stored, self.model, self.datamodule, self.has_new_head)
             if self.command == "fit" and self.checkpoint:
-                check_unchanged(stored, self.model.hparams, self.datamodule.hparams, self.config.as_dict())
+                check_unchanged(stored, self.model, self.datamodule, self.config.as_dict())
             if self.trainer.world_size > 1:
                 # Lightning starts the other processes with these flags; by then, another run may be the newest.
                 sys.argv.append(f"--{'ckpt_path' if self.checkpoint else 'init_from'}={stored.path}")

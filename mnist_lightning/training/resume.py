@@ -1,13 +1,12 @@
 """Exact resume: a run that was killed and resumed ends bit-identical to one that was not."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-from mnist_lightning.data.module import NO_AUGMENTATION
+from mnist_lightning.data.module import NO_AUGMENTATION, MNISTDataModule
 from mnist_lightning.data.splits import make_generator
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
@@ -56,9 +55,7 @@ class ExactResume(Callback):
         seed_everything(make_generator(*keys).initial_seed(), workers=True, verbose=False)
 
 
-def check_unchanged(
-    stored: Checkpoint, model: Mapping[str, Any], data: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
+def check_unchanged(stored: Checkpoint, model: LightningModule, data: MNISTDataModule, config: dict[str, Any]) -> None:
     """Raises a UserError unless a checkpoint was saved with the same settings."""
     run: dict[str, Any] = read_yaml(stored.run_dir / "config.yaml") if stored.run_dir else {}
     trainer = run.get("trainer", {})
@@ -66,8 +63,8 @@ def check_unchanged(
     augmentation = {**asdict(NO_AUGMENTATION), **stored.data_options.get("augmentation", {})}
     options = {"outliers": 0.0, **stored.data_options, "augmentation": augmentation}
     for flag, before, now in (
-        *((f"data.{name}", value, data.get(name)) for name, value in options.items() if name not in FREE),
-        *((f"model.init_args.{name}", value, model.get(name)) for name, value in stored.model_options.items()),
+        *((f"data.{name}", value, data.hparams.get(name)) for name, value in options.items() if name not in FREE),
+        *((f"model.init_args.{name}", value, model.hparams.get(name)) for name, value in stored.model_options.items()),
         *((f"trainer.{name}", trainer[name], config["trainer"][name]) for name in DECISIVE if name in trainer),
         *((name, run[name], config[name]) for name in ("optimizer", "lr_scheduler") if name in run),
     ):
