@@ -42,8 +42,7 @@ class _Workers(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replaces Lightning's own handler, which may broadcast during another broadcast."""
-        # github.com/Lightning-AI/pytorch-lightning/issues/20806 and pull/20825
-        handle_sigterm()
+        handle_sigterm()  # github.com/Lightning-AI/pytorch-lightning/issues/20806 and pull/20825
 
     on_validation_start = on_test_start = on_predict_start = on_train_start
 

@@ -42,9 +42,8 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Marks the checkpoint's epoch as finished, which Lightning would finish twice in a run with `max_steps`."""
-        # github.com/Lightning-AI/pytorch-lightning/issues/19617
         loop = trainer.fit_loop
-        if loop.restarted_on_epoch_end:
+        if loop.restarted_on_epoch_end:  # github.com/Lightning-AI/pytorch-lightning/issues/19617
             loop.epoch_progress.increment_completed()
             loop.epoch_loop.restarting = False
             loop.reset_restart_stage()
