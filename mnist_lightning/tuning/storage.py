@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -30,19 +30,14 @@ def open_storage(url: str, grace_s: int) -> Storage:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself reports each trial's outcome
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats are experimental
-    connect = partial(
-        Storage,
-        url,
-        heartbeat_interval=max(1, grace_s // 6),
-        grace_period=grace_s,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=1),
-    )
+    options: dict[str, Any] = {"heartbeat_interval": max(1, grace_s // 6), "grace_period": grace_s}
+    options["heartbeat_stale_trial_callback"] = RetryHeartbeatStaleTrialCallback(max_retry=1)
     try:
         for _ in range(3):
             with contextlib.suppress(IntegrityError, ProgrammingError):  # another machine is creating the same tables
-                return connect()
+                return Storage(url, **options)
             time.sleep(1)
-        return connect()
+        return Storage(url, **options)
     except (SQLAlchemyError, ValueError, ImportError, RuntimeError) as error:
         reason = one_line(error.__cause__ or error)
         advice = "use a URL such as postgresql+psycopg://user@host/name"
