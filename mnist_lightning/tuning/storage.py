@@ -50,15 +50,13 @@ def lost_storage_reported() -> Iterator[None]:
     advice = "fix that, then continue with the same command"
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         cause: BaseException | None = error
         while cause and not isinstance(cause, SQLAlchemyError):  # Optuna wraps it in various errors
             cause = cause.__cause__ or cause.__context__
         if cause:
             raise UserError(f"the storage no longer answers ({one_line(cause)}); {advice}") from error
-        if isinstance(error, ValueError):  # a trial's own errors are caught earlier
+        if isinstance(error, ValueError) and not isinstance(error, UserError):  # a trial's own are caught earlier
             reason = "this machine sent no heartbeat for --grace_s seconds, so its trial was considered dead"
             raise UserError(f"{reason}; continue with the same command and a larger --grace_s") from error
         raise
