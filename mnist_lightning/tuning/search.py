@@ -25,10 +25,7 @@ from mnist_lightning.tuning.space import Parameter, as_flags
 from mnist_lightning.tuning.storage import Storage, lost_storage_reported
 
 CONFIG = "the config"  # the finalist that every search has
-OUTCOME = ("state", "validation accuracy", "machine", "run", "error")  # columns of the CSV files
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-PER_MACHINE = ("data.data_dir", "data.num_workers", "trainer.accelerator", "trainer.enable_progress_bar")
-"""Settings that may differ between the machines of a search."""
 
 
 class Pruning(Callback):
@@ -84,9 +81,9 @@ class Search:
         echo("stopped     continue with the same command")
 
     def _open(self, name: str, **further: str) -> optuna.Study:
-        """Opens a study, or creates it; a different one of the same name is rejected."""
+        """Opens a study, or creates it; one of the same name is rejected if more than a machine's settings differ."""
         cli = CLI("fit", self.flags)
-        for setting in PER_MACHINE:
+        for setting in ("data.data_dir", "data.num_workers", "trainer.accelerator", "trainer.enable_progress_bar"):
             cli.config[setting] = cli.parser.get_default(setting)
         config, space = cli.parser.dump(cli.config, skip_default=True), [str(entry) for entry in self.space]
         made_with = {"config": config, "epochs": self.num_epochs, "space": space, **further}
@@ -215,7 +212,7 @@ def mean_accuracies(trainings: Sequence[FrozenTrial], num_seeds: int) -> dict[st
 
 def write_trials(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str]) -> None:
     """Writes a row for each trial, or training of a finalist: its number, its values for `names`, and its outcome."""
-    columns = ["trial", *names, *OUTCOME]
+    columns = ["trial", *names, "state", "validation accuracy", "machine", "run", "error"]
     rows: list[list[Any]] = [columns]
     for trial in trials:
         row = {**trial.user_attrs.get("values", {}), **trial.user_attrs, "state": trial.state.name.lower()}
