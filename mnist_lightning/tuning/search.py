@@ -179,14 +179,13 @@ class Search:
         for name, score in scores.items():
             echo(f"{name.removeprefix('the '):<11} {score:.2%} {' '.join(as_flags(values[name])) or 'unchanged'}")
         echo(f"results     {self.folder}")
-        if not (found := [name for name in scores if name != CONFIG]):
+        if not (best := next((name for name in scores if name != CONFIG), None)):
             echo("            no finalist was trained with every seed, so best.yaml was not written")
             return
-        name, score = found[0], scores[found[0]]
-        if scores.get(CONFIG, 0) >= score:
+        if scores.get(CONFIG, 0) >= scores[best]:
             echo("            no trial is better than the config; best.yaml is the best trial")
-        cli = CLI("fit", [*self.flags, *as_flags(values[name])])
-        origin = f"# {name.capitalize()} of the search {self.name}: mean validation accuracy {score:.2%}."
+        cli = CLI("fit", [*self.flags, *as_flags(values[best])])
+        origin = f"# {best.capitalize()} of the search {self.name}: mean validation accuracy {scores[best]:.2%}."
         write_atomically(self.folder / "best.yaml", f"{origin}\n{cli.parser.dump(cli.config, skip_default=True)}")
         echo(f"next        {command_line('fit', '--config', self.folder / 'best.yaml')}")
 
