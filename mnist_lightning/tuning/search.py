@@ -56,10 +56,7 @@ class Search:
     folder: Path  # of runs and results
 
     def run(self, timeout_s: float = math.inf) -> None:
-        """Runs trials along with other machines, then full trainings, and writes the results.
-
-        No trial starts after `timeout_s` seconds; one that is interrupted is queued again.
-        """
+        """Runs trials with other machines, then full trainings; starts none after `timeout_s`; writes the results."""
         end = time.monotonic() + timeout_s
         try:
             with lost_storage_reported():
@@ -149,7 +146,7 @@ class Search:
         return accuracy
 
     def _fit(self, trial: optuna.Trial, name: str, flags: list[str], callbacks: list[Callback]) -> float:
-        """Returns the validation accuracy after the last epoch of a `fit`."""
+        """Returns the validation accuracy after the last epoch of a `fit`; an interrupted trial is queued again."""
         own = [f"--trainer.default_root_dir={self.folder}", "--trainer.enable_progress_bar=false"]
         own.append("--trainer.check_val_every_n_epoch=1")  # each epoch is scored
         try:

@@ -15,7 +15,7 @@ from mnist_lightning.errors import UserError, hide_passwords, one_line
 
 
 class Storage(RDBStorage):
-    """A database of trials. A trial whose machine died stops sending heartbeats, and is retried once."""
+    """A database of trials. A trial without a heartbeat for the grace period counts as dead, and is retried once."""
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Records that a trial is alive; if the database is gone, the trial itself will report it."""
@@ -24,10 +24,7 @@ class Storage(RDBStorage):
 
 
 def open_storage(url: str, grace_s: int) -> Storage:
-    """Opens a database at an SQLAlchemy URL, creating missing tables; raises a UserError without passwords.
-
-    A trial without a heartbeat for `grace_s` seconds counts as dead.
-    """
+    """Opens a database at an SQLAlchemy URL, creating missing tables; raises a UserError without passwords."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself reports each trial's outcome
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats are experimental
     options: dict[str, Any] = {"heartbeat_interval": max(1, grace_s // 6), "grace_period": grace_s}
