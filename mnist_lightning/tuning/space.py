@@ -86,6 +86,5 @@ def _is_integer(options: Mapping[str, Any]) -> bool:
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """Returns settings as flags of `fit`; a model's class comes before its arguments."""
-    names = sorted(values, key=lambda name: name != "model")
-    return [f"--{name}={values[name] if isinstance(values[name], str) else json.dumps(values[name])}" for name in names]
+    """Returns settings as flags of `fit`, in the same order."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]

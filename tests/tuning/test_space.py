@@ -30,8 +30,16 @@ def test_trial_chooses_from_the_space(tmp_path: Path) -> None:
     assert isinstance(trial.params["data.augmentation.scale"], float)
 
 
-def test_flags_begin_with_the_model() -> None:
-    values = {"model.init_args.widths": [8, 16], "data.dataset": "KMNIST", "model": "CNN"}
+def test_space_begins_with_the_model(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(f"{SPACE}model: {{choices: [MLP, CNN]}}")
+    assert [parameter.name for parameter in read_space(tmp_path / "space.yaml")][:2] == [
+        "model",
+        "model.init_args.learning_rate",
+    ]
+
+
+def test_values_become_flags() -> None:
+    values = {"model": "CNN", "model.init_args.widths": [8, 16], "data.dataset": "KMNIST"}
     assert as_flags(values) == ["--model=CNN", "--model.init_args.widths=[8, 16]", "--data.dataset=KMNIST"]
 
 
