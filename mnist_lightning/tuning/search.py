@@ -84,13 +84,9 @@ class Search:
             cli.config[setting] = cli.parser.get_default(setting)
         config, space = cli.parser.dump(cli.config, skip_default=True), [str(entry) for entry in self.space]
         made_with = {"config": config, "epochs": self.num_epochs, "space": space, **further}
-        study = optuna.create_study(
-            storage=self.storage,
-            study_name=name,
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
-            sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True),
-            load_if_exists=True,
+        sampler = optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True)
+        study = optuna.create_study(  # its default pruner is a MedianPruner
+            storage=self.storage, sampler=sampler, study_name=name, direction="maximize", load_if_exists=True
         )
         if "made_with" not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_user_attr("made_with", made_with)
