@@ -55,23 +55,26 @@ class Search:
     num_seeds: int  # per full training
     folder: Path  # of runs and results
 
+    @lost_storage_reported()
     def run(self, timeout_s: float = math.inf) -> None:
         """Runs trials with other machines, then full trainings; starts none after `timeout_s`; writes the results."""
         end = time.monotonic() + timeout_s
         try:
-            with lost_storage_reported():
-                study = self._open(self.name)
-                self._run_trials(study, end)
-                found = best_trials(study)
-                if not found and time.monotonic() < end:
-                    errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
-                    reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
-                    raise UserError(f"{reason}; fix that, then use another --study")
-                finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
-                best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
-                if self._run_finalists(finals, {CONFIG: {}, **best}, end):
-                    self._write(study, finals)
-                    return
+            study = self._open(self.name)
+            # All machines together complete `num_trials`, or stop when as many have failed.
+            limits = [MaxTrialsCallback(self.num_trials, states) for states in (DONE, (TrialState.FAIL,))]
+            if len(study.get_trials(deepcopy=False, states=DONE)) < self.num_trials:
+                study.optimize(self._run_trial, timeout=end - time.monotonic(), catch=(Exception,), callbacks=limits)
+            found = best_trials(study)
+            if not found and time.monotonic() < end:
+                errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
+                reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
+                raise UserError(f"{reason}; fix that, then use another --study")
+            finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
+            best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
+            if self._run_finalists(finals, {CONFIG: {}, **best}, end):
+                self._write(study, finals)
+                return
         except KeyboardInterrupt:
             echo("stopped     continue with the same command")
             raise
@@ -94,12 +97,6 @@ class Search:
             other = "another space, config, --epochs or direction"
             raise UserError(f"the storage already has a study {name} with {other}; use another --study")
         return study
-
-    def _run_trials(self, study: optuna.Study, end: float) -> None:
-        """Runs trials until all machines together have completed `num_trials`, or as many have failed."""
-        limits = [MaxTrialsCallback(self.num_trials, states) for states in (DONE, (TrialState.FAIL,))]
-        if len(study.get_trials(deepcopy=False, states=DONE)) < self.num_trials:
-            study.optimize(self._run_trial, timeout=end - time.monotonic(), catch=(Exception,), callbacks=limits)
 
     def _run_trial(self, trial: optuna.Trial) -> float:
         values: dict[str, Any] = {}
