@@ -1,7 +1,6 @@
 """Divergence: stops a run that learns nothing before its state replaces that of a better epoch."""
 
 import math
-from collections.abc import Mapping
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import Classifier
@@ -9,7 +8,7 @@ from mnist_lightning.models import Classifier
 PATIENCE = 100  # steps after which a model that has learned nothing is stopped
 
 
-def check(row: Mapping[str, float], model: Classifier) -> None:
+def check(row: dict[str, float], model: Classifier) -> None:
     """Raises a UserError if the loss of an epoch is not finite, or if its validation is not better than guessing."""
     chance = math.log(len(model.class_names))  # the loss of a uniform guess
     train_loss, val_loss = row["train/loss"], row.get("val/loss", 0.0)

@@ -4,7 +4,6 @@ import itertools
 import math
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -189,7 +188,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return list(found.values())
 
 
-def mean_accuracies(trainings: Sequence[FrozenTrial], num_seeds: int) -> dict[str, float]:
+def mean_accuracies(trainings: list[FrozenTrial], num_seeds: int) -> dict[str, float]:
     """Returns the mean validation accuracy of each finalist that was trained with every seed, the best first."""
     scores: dict[str, dict[int, float]] = {}
     for trial in trainings:
@@ -199,7 +198,7 @@ def mean_accuracies(trainings: Sequence[FrozenTrial], num_seeds: int) -> dict[st
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def write_trials(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str]) -> None:
+def write_trials(path: Path, trials: list[FrozenTrial], names: list[str]) -> None:
     """Writes a row for each trial, or training of a finalist: its number, its values for `names`, and its outcome."""
     columns = ["trial", *names, "state", "validation accuracy", "machine", "run", "error"]
     rows: list[list[Any]] = [columns]

@@ -3,7 +3,6 @@
 import json
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +80,10 @@ def _parameter(name: str, options: Any) -> Parameter:
     return Parameter(name, options, only_with)
 
 
-def _is_integer(options: Mapping[str, Any]) -> bool:
+def _is_integer(options: dict[str, Any]) -> bool:
     return all(isinstance(value, int) for value in options.values())
 
 
-def as_flags(values: Mapping[str, Any]) -> list[str]:
+def as_flags(values: dict[str, Any]) -> list[str]:
     """Returns settings as flags of `fit`, in the same order."""
     return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
