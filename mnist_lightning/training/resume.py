@@ -12,12 +12,11 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
 from mnist_lightning.runs.checkpoints import Checkpoint
 
-DECISIVE = (
+DECISIVE = (  # trainer settings that affect the results and can't change in a run; its length can
     *("limit_train_batches", "limit_val_batches", "check_val_every_n_epoch", "val_check_interval", "precision"),
     *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "devices", "num_nodes", "strategy"),
     *("sync_batchnorm", "benchmark", "deterministic"),
 )
-"""Trainer settings that affect the results and can't change in a run; its length can."""
 FREE = ("data_dir", "num_workers")  # data settings that don't affect the results
 
 
