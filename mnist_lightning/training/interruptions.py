@@ -10,8 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mnist_lightning.errors import handle_sigterm
 
-WAIT_S = 3  # how long a failed worker may take to exit, after this process has lost the connection to it
-
 
 @contextlib.contextmanager
 def handled(trainer: Trainer) -> Iterator[None]:
@@ -47,12 +45,12 @@ class _Workers(Callback):
     on_validation_start = on_test_start = on_predict_start = on_train_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Finds out whether a worker that Lightning started has died, and kills the others."""
+        """Finds out which worker has died, up to 3 s after the connection to it was lost, and kills the others."""
         started: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         processes = started.copy()
         # Otherwise Lightning's observer would kill this process, too.
         started.clear()  # github.com/Lightning-AI/pytorch-lightning/pull/18218
-        deadline = time.monotonic() + (WAIT_S if isinstance(exception, RuntimeError) else 0)
+        deadline = time.monotonic() + (3 if isinstance(exception, RuntimeError) else 0)
         while processes and time.monotonic() < deadline and not self.problem:
             for rank, process in enumerate(processes, 1):
                 if status := process.poll():
