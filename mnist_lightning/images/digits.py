@@ -91,10 +91,9 @@ def _search(image: Gray, many: bool, shrink: int) -> Iterator[Digit]:
             pieces = cut(ink, group) if many else [group]
             for (rows, columns), mask, start, stop, cost in pieces:
                 digit = to_mnist(np.where(mask, ink[rows, columns], 0))
-                edges = (columns.start, rows.start, columns.stop, rows.stop)
-                left, top, right, bottom = (round(edge * factor) for edge in edges)
-                box = left, top, right - left, bottom - top
-                yield Digit(digit, *box, line, node + start, node + stop, cost)
+                left, top = round(columns.start * factor), round(rows.start * factor)
+                right, bottom = round(columns.stop * factor), round(rows.stop * factor)
+                yield Digit(digit, left, top, right - left, bottom - top, line, node + start, node + stop, cost)
             node += pieces[-1].stop
 
 
