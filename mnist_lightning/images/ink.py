@@ -51,10 +51,9 @@ def border(image: Gray) -> Gray:
 
 def _even_paper(image: Gray) -> float | None:
     """Returns the brightness of uniform paper, as in drawings: the image's lowest or highest one, or None."""
+    sample, edges = _sample(image), border(image)
     for value in (float(image.min()), float(image.max())):
-        parts = (_sample(image), border(image))
-        fraction, fraction_of_border = (np.mean(np.abs(part - value) < 0.03) for part in parts)
-        if fraction > 0.3 and fraction_of_border > 0.4:
+        if np.mean(np.abs(sample - value) < 0.03) > 0.3 and np.mean(np.abs(edges - value) < 0.03) > 0.4:
             return value
     return None
 
