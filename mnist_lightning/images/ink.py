@@ -10,10 +10,7 @@ MIN_LINE = 0.02  # smallest difference between a ruled line and paper
 
 
 def find_ink(image: Gray) -> tuple[Gray, bool]:
-    """Returns where the ink is, `(height, width)` float32 in [0, 1], and whether the paper is even, as in drawings.
-
-    Raises an ImageError if there is none.
-    """
+    """Returns ink, `(height, width)` float32 in [0, 1], and whether its paper is even; or raises an ImageError."""
     smooth = cv2.GaussianBlur(image, (0, 0), min(1, max(0.5, max(image.shape) / 500)))
     paper = _even_paper(image)
     if paper is not None:
