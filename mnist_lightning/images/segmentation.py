@@ -52,14 +52,12 @@ def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     height = float(np.quantile(heights[sizes >= 0.2 * np.quantile(sizes, 0.9)], 0.75))
     groups: list[list[int]] = []
-    for index in sorted(range(len(boxes)), key=lambda index: -sizes[index]):
-        if sizes[index] < max(4, 0.003 * height**2):
-            continue  # a speck
-        match = next((group for group in groups if _belongs(boxes[index], [boxes[n] for n in group], height)), None)
-        if match is None:
-            groups.append([index])
-        else:
-            match.append(index)
+    no_specks = np.flatnonzero(sizes >= max(4, 0.003 * height**2)).tolist()
+    for index in sorted(no_specks, key=lambda index: -sizes[index]):
+        group = next((group for group in groups if _belongs(boxes[index], [boxes[n] for n in group], height)), [])
+        if not group:
+            groups.append(group)
+        group.append(index)
     pieces = [_piece(labels, boxes, group, margin=2) for group in groups]
     min_heights = [(0.7 if not is_even and _touches_edge(piece.box, ink.shape) else 0.5) * height for piece in pieces]
     # Others are dots, dashes and shadows.
