@@ -133,16 +133,15 @@ def cut(ink: Gray, whole: Piece) -> list[Piece]:
         if cost < MAX_COST and min(np.abs(seam - edge).mean() for edge in edges) >= MIN_DISTANCE:
             edges.append(seam)
     places = (np.sort(edges, 0) * width / size[0]).round()[:, np.arange(height) * ROWS // height, None]
-    has_ink, column, parts = mask & (ink[rows, columns] > 0.5), np.arange(width), []
+    has_ink, column, parts = ink[rows, columns] > 0.5, np.arange(width), []
     for start, stop in itertools.combinations(range(len(edges)), 2):
         if stop - start > MAX_PARTS or stop - start == len(edges) - 1:
             continue
-        between = (column >= places[start]) & (column < places[stop])
-        y, x = (np.flatnonzero((between & has_ink).any(axis)) for axis in (1, 0))
-        if len(y) and (relative := (y[-1] + 1 - y[0]) / height) > MIN_HEIGHT and x[-1] - x[0] < MAX_WIDTH * height:
-            part = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
-            box = slice(top + y[0], top + y[-1] + 1), slice(left + x[0], left + x[-1] + 1)
-            parts.append(Piece(box, (mask & between)[part], start, stop, max(0, 3 * (0.8 - relative))))
+        between = mask & (column >= places[start]) & (column < places[stop])
+        x, y, w, h = cv2.boundingRect((between & has_ink).view(np.uint8))
+        if h / height > MIN_HEIGHT and w - 1 < MAX_WIDTH * height:
+            box = slice(top + y, top + y + h), slice(left + x, left + x + w)
+            parts.append(Piece(box, between[y : y + h, x : x + w], start, stop, max(0, 3 * (0.8 - h / height))))
     return [*parts, whole._replace(stop=len(edges) - 1)]
 
 
