@@ -136,8 +136,7 @@ def _thicken(ink: Gray) -> Gray:
     mask = (ink > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, cv2.DIST_MASK_5)
     ridge = depth[(depth == cv2.dilate(depth, np.ones((3, 3)))) & (depth > 0)]
-    stroke = 2 * float(np.median(ridge)) if len(ridge) else 1
-    missing = max(ink.shape) / 12 - stroke
+    missing = max(ink.shape) / 12 - 2 * float(np.median(ridge))  # twice the median is a stroke's width
     if missing < 1:
         return ink
     return np.asarray(cv2.dilate(ink, np.ones((round(missing) + 1,) * 2)), np.float32)
