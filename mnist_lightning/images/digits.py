@@ -15,8 +15,7 @@ from mnist_lightning.images.reading import MAX_PIXELS, Gray, ImageError, ImageSo
 from mnist_lightning.images.segmentation import cut, merge, split
 
 cv2.setNumThreads(1)  # several images are read at a time
-WORKING_PIXELS = {"one": 560 * 420, "many": 2000 * 1500}
-"""Size at which one digit or many are searched, roughly; larger images are downscaled."""
+WORKING_PIXELS = {"one": 560 * 420, "many": 2000 * 1500}  # larger images are downscaled to about this size
 MAX_PIECES = 4096  # of ink that could be digits
 MIN_HEIGHT = 30  # pixels; where most digits are lower, they are searched once more, at twice the size
 MIN_SIZE = 64  # smaller images are enlarged to this, so that a stroke is several pixels wide
