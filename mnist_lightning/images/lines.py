@@ -17,12 +17,9 @@ SHARPNESS, DOUBT = 2, 0.3
 def choose(digits: Sequence[Digit], probabilities: npt.NDArray[np.float32]) -> tuple[list[int], list[float]]:
     """Returns the indices of the most probable digits in pictures, which use all ink, and their confidences.
 
-    A confidence is the probability of the digit's class, times the share that readings with this digit have in the
-    weight of all readings. For that, ink that can be read as one digit is hardly ever several.
-
-    Args:
-        digits: All that are possible, in the order of `find_digits`.
-        probabilities: Of each one's classes, `(N, C)`.
+    The digits are all that are possible, in the order of `find_digits`, with the probabilities of their classes,
+    `(N, C)`. A confidence is the probability of the digit's class, times the share that readings with this digit have
+    in the weight of all readings. For that, ink that can be read as one digit is hardly ever several.
     """
     tops, spans = probabilities.max(1), [(digit.start, digit.stop) for digit in digits]
     weights = np.log(tops) - [digit.cost for digit in digits]  # these and all that follow are logarithms
