@@ -113,10 +113,9 @@ def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
     scale = 20 / max(height, width)
     small = _resize(_thicken(ink), max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.clip(small / small.max(), 0, 1)
-    top, left = np.clip(15 - np.array(_center(small)), 0, 28 - np.array(small.shape)).astype(int)
-    image = np.zeros((28, 28), np.uint8)
-    image[top : top + small.shape[0], left : left + small.shape[1]] = (small * 255).round()
-    return image
+    margin = 28 - np.array(small.shape)  # both sides together
+    before = np.clip(15 - np.array(_center(small)), 0, margin).astype(int)
+    return np.pad((small * 255).round().astype(np.uint8), np.stack([before, margin - before], axis=1))
 
 
 def _center(image: Gray) -> list[float]:
