@@ -155,13 +155,10 @@ def _parse_arrays(text: bytes, inputs: InputFormat) -> list[Digit]:
     arrays = content.get("images") if isinstance(content, dict) else None
     if isinstance(arrays, list) and len(arrays) > MAX_IMAGES:
         raise exceptions.RequestEntityTooLarge(f"the JSON has {len(arrays):,} images; the limit is {MAX_IMAGES}")
-    try:
-        pixels = np.array(arrays, dtype=object)  # other types accept booleans, or pad each cell to the longest text
-        if pixels.shape[1:] != inputs.shape or not all(type(v) is int and 0 <= v <= 255 for v in pixels.flat):
-            raise ValueError
-    except ValueError as error:
+    pixels = np.array(arrays, dtype=object)  # other types accept booleans, or pad each cell to the longest text
+    if pixels.shape[1:] != inputs.shape or not all(type(v) is int and 0 <= v <= 255 for v in pixels.flat):
         value = "integers" if inputs.channels == 1 else "lists of 3 integers"
         expected = f'{{"images": [[[{inputs.image_size} {value} from 0 to 255], …{inputs.image_size} rows], …]}}'
-        raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}") from error
+        raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}")
     box = 0, 0, inputs.image_size, inputs.image_size
     return [Digit(image, *box, 0, index, index + 1) for index, image in enumerate(pixels.astype(np.uint8))]
