@@ -108,11 +108,10 @@ def predict() -> Response:
 @routes.app_errorhandler(exceptions.HTTPException)
 def report_error(error: exceptions.HTTPException) -> Response:
     """Returns an error as JSON."""
-    headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     reason = error.description
     if error.code == 413 and reason == type(error).description:
         reason = f"the request is larger than {MAX_BYTES >> 20} MiB"
-    return Response(json.dumps({"error": reason}), error.code, headers, content_type="application/json")
+    return Response(json.dumps({"error": reason}), error.code, error.get_headers(), content_type="application/json")
 
 
 @routes.after_app_request
