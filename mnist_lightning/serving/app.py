@@ -34,10 +34,9 @@ routes = Blueprint("routes", __name__)
 def create_app(classifier: ExportedClassifier, cors_origin: str | None = None) -> Flask:
     """Returns a Flask app that serves a classifier, to pages of another origin, too, if it is given."""
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
-    app.config["CLASSIFIER"] = classifier
     cors = {"Access-Control-Allow-Origin": cors_origin, "Access-Control-Allow-Headers": "Content-Type"}
-    app.config["HEADERS"] = {**HEADERS, **(cors if cors_origin else {})}
+    headers = HEADERS | cors if cors_origin else HEADERS
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BYTES, CLASSIFIER=classifier, HEADERS=headers)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(routes)
     return app
