@@ -83,13 +83,11 @@ def _remove_lines(ink: Gray) -> Gray:
     if np.partition(strips.max(0), 4)[4] < MIN_LINE:
         return ink  # nothing reaches across
     positions = (np.arange(32) + 0.5) / 32 - 0.5
-    common, slope, sharpest = strips[:, 0], 0.0, -1.0
-    for candidate in np.linspace(-0.06, 0.06, 25) * width:
-        rows = np.arange(height)[:, None] + (candidate * positions).round().astype(int)
-        shared = np.partition(np.take_along_axis(strips, rows.clip(0, height - 1), 0), 8, axis=1)[:, 8]  # by most
-        if (sharpness := float(np.square(np.diff(shared)).sum())) > sharpest:
-            common, slope, sharpest = shared, candidate, sharpness
-    common = common[:, None]
+    slopes = np.linspace(-0.06, 0.06, 25) * width
+    rows = np.arange(height)[:, None] + (slopes[:, None, None] * positions).round().astype(int)
+    shared = np.partition(np.take_along_axis(strips[None], rows.clip(0, height - 1), 1), 8, axis=2)[:, :, 8]  # by most
+    sharpest = np.square(np.diff(shared)).sum(1).argmax()
+    common, slope = shared[sharpest, :, None], slopes[sharpest]
     opening = cv2.morphologyEx(common, cv2.MORPH_OPEN, np.ones((max(5, round(0.03 * max(ink.shape))), 1)))
     lines = common - opening  # thinner than a stroke
     lines = cv2.dilate(np.where((lines > MIN_LINE) & (lines > 0.7 * common), 1.3 * lines, 0), np.ones((3, 1)))
