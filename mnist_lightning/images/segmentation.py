@@ -119,10 +119,7 @@ def _lines(found: list[Piece], height: float) -> list[list[Piece]]:
 
 
 def cut(ink: Gray, whole: Piece) -> list[Piece]:
-    """Returns all parts of a piece that could be digits if several touch, followed by the piece.
-
-    Parts lie between seams, the cheapest paths through the ink from top to bottom.
-    """
+    """Returns all parts between seams, cheap paths from top to bottom, that could be digits, followed by the piece."""
     (rows, columns), mask, *_ = whole
     (height, width), top, left = mask.shape, rows.start, columns.start
     size = max(3, round(ROWS * width / height)), ROWS
