@@ -60,8 +60,7 @@ class InputFormat:
 def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_PIXELS) -> list[Digit]:
     """Returns the digit in an image, or with `many` all ink that could be digits; or raises an ImageError or OSError.
 
-    They come in reading order; as digits may touch, connected ink comes in parts before it comes whole. `choose` finds
-    out which are digits.
+    They come in reading order, and parts of connected ink before the whole; `choose` finds out which are digits.
     """
     image = reading.read_image(source, max_pixels)
     if is_mnist(image):
