@@ -20,10 +20,7 @@ TOLERANCE = 1e-5  # largest difference in a probability that counts as rounding
 
 
 def export_onnx(model: Classifier, path: Path, images: Tensor, expected: Tensor, details: Mapping[str, str]) -> float:
-    """Writes a classifier as one ONNX file, or raises a UserError if its probabilities for images are not as expected.
-
-    Returns the largest difference in a probability.
-    """
+    """Writes an ONNX file and returns the largest difference from expected probabilities, or raises a UserError."""
     metadata = {"class_names": json.dumps(model.class_names), "is_handwriting": str(model.inputs.is_handwriting)}
     content = _to_onnx(model, {**details, **metadata})
     exported = ExportedClassifier(content, num_threads=torch.get_num_threads())
