@@ -135,8 +135,7 @@ def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
     elif request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
         content = request.get_data()
     else:
-        expected = "image/png or another image, multipart/form-data or application/json"
-        raise exceptions.UnsupportedMediaType(f"send {expected}")
+        exceptions.abort(415, "send image/png or another image, multipart/form-data or application/json")
     if not content:
         raise exceptions.BadRequest("the image is empty")
     try:
