@@ -157,5 +157,4 @@ def _parse_arrays(text: bytes, inputs: InputFormat) -> list[Digit]:
         value = "integers" if inputs.channels == 1 else "lists of 3 integers"
         expected = f'{{"images": [[[{inputs.image_size} {value} from 0 to 255], …{inputs.image_size} rows], …]}}'
         raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}")
-    box = 0, 0, inputs.image_size, inputs.image_size
-    return [Digit(image, *box, 0, index, index + 1) for index, image in enumerate(pixels.astype(np.uint8))]
+    return [Digit(image, 0, 0, len(image), len(image), 0, i, i + 1) for i, image in enumerate(pixels.astype(np.uint8))]
