@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier
-from mnist_lightning.serving.runtime import INPUT, OUTPUT, ExportedClassifier
+from mnist_lightning.serving.runtime import ExportedClassifier
 
 OPSET = 20  # ONNX operator set of 2023, supported since onnxruntime 1.17
 TOLERANCE = 1e-5  # largest difference in a probability that counts as rounding
@@ -37,7 +37,7 @@ def export_onnx(model: Classifier, path: Path, images: Tensor, expected: Tensor,
 
 def _to_onnx(model: Classifier, metadata: Mapping[str, str]) -> bytes:
     example = torch.zeros((2, *model.inputs.shape), dtype=torch.uint8)  # one image would make the batch size a constant
-    options: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT], "opset_version": OPSET}
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"], "opset_version": OPSET}
     options["dynamic_shapes"] = ({0: torch.export.Dim("N")},)
     deployed = nn.Module()  # everything between an image and its probabilities
     deployed.model, deployed.forward = model.eval(), model.probabilities

@@ -10,8 +10,6 @@ import onnxruntime
 from mnist_lightning.errors import UserError
 from mnist_lightning.images import InputFormat
 
-INPUT, OUTPUT = "images", "probabilities"
-
 
 class ExportedClassifier:
     """A classifier from an ONNX file written by `export`, or from its content; raises a UserError for other files."""
@@ -38,4 +36,4 @@ class ExportedClassifier:
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8, or of the shape in `inputs`."""
-        return np.asarray(self.session.run([OUTPUT], {INPUT: images})[0], np.float32)
+        return np.asarray(self.session.run(["probabilities"], {"images": images})[0], np.float32)
