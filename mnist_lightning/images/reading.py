@@ -50,9 +50,9 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def is_picture(path: str | Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Returns whether a file has the suffix of an image, and isn't hidden."""
-    return Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Gray:
