@@ -36,8 +36,7 @@ class Piece(NamedTuple):
 def merge(ink: Gray, is_even: bool) -> Piece:
     """Returns all ink as one digit, without specks, or raises an ImageError."""
     labels, boxes, sizes = _components(ink)
-    # Shadows reach in from the edges.
-    min_fractions = [0.3 if not is_even and _touches_edge(box, ink.shape) else 0.04 for box in boxes]
+    min_fractions = [0.3 if _may_be_shadow(box, ink, is_even) else 0.04 for box in boxes]
     kept = [index for index in range(len(boxes)) if sizes[index] >= max(4, min_fractions[index] * sizes.max())]
     if not kept:
         raise ImageError(ONLY_SPECKS)
@@ -59,9 +58,8 @@ def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
             groups.append(group)
         group.append(index)
     pieces = [_piece(labels, boxes, group, margin=2) for group in groups]
-    min_heights = [(0.7 if not is_even and _touches_edge(piece.box, ink.shape) else 0.5) * height for piece in pieces]
     # Others are dots, dashes and shadows.
-    found = [piece for piece, minimum in zip(pieces, min_heights, strict=True) if len(piece.mask) > minimum]
+    found = [p for p in pieces if len(p.mask) > height * (0.7 if _may_be_shadow(p.box, ink, is_even) else 0.5)]
     if not found:
         raise ImageError(ONLY_SPECKS)
     return _lines(found, height)
@@ -83,8 +81,9 @@ def _piece(labels: npt.NDArray[np.int32], boxes: list[Box], indices: Sequence[in
     return Piece(box, cv2.dilate(is_member, cross, iterations=margin).astype(bool))
 
 
-def _touches_edge(box: Box, shape: tuple[int, ...]) -> bool:
-    return any(part.start == 0 or part.stop == side for part, side in zip(box, shape, strict=True))
+def _may_be_shadow(box: Box, ink: Gray, is_even: bool) -> bool:
+    """Returns whether ink reaches in from an edge, as shadows do; even paper has none."""
+    return not is_even and any(part.start == 0 or part.stop == side for part, side in zip(box, ink.shape, strict=True))
 
 
 def _union(boxes: Iterable[Box]) -> Box:
