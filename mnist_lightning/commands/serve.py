@@ -74,7 +74,6 @@ def _exported(ckpt_path: str | None) -> Path:
     if not path.exists():
         print(f"exporting   {checkpoint}, once", flush=True)
         flags = ["export", "--ckpt_path", str(checkpoint), "--output", str(path)]
-        done = subprocess.run([sys.executable, *program()[1:], *flags], stdout=subprocess.DEVNULL)
-        if done.returncode:
-            raise SystemExit(done.returncode)  # it has printed the reason
+        if status := subprocess.run([sys.executable, *program()[1:], *flags], stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(status)  # it has printed the reason
     return path
