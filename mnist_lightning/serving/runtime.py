@@ -25,8 +25,7 @@ class ExportedClassifier:
             self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)  # from `export`
             self.class_names: list[str] = json.loads(self.metadata["class_names"])  # in the order of the probabilities
             _, size, *_, channels = [*self.session.get_inputs()[0].shape, 1][:4]
-            is_handwriting = self.metadata.get("is_handwriting", "True") == "True"
-            self.inputs = InputFormat(size, channels, is_handwriting)
+            self.inputs = InputFormat(size, channels, self.metadata.get("is_handwriting", "True") == "True")
             if self(np.zeros((1, *self.inputs.shape), np.uint8)).shape != (1, len(self.class_names)):  # also warms up
                 raise ValueError
         except OSError as error:
