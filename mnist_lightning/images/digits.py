@@ -111,7 +111,7 @@ def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
     height, width = ink.shape
     scale = 20 / max(height, width)
     small = _resize(_thicken(ink), max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.clip(small / small.max(), 0, 1)
+    small /= small.max()
     margin = 28 - np.array(small.shape)  # both sides together
     before = np.clip(15 - np.array(_center(small)), 0, margin).astype(int)
     return np.pad((small * 255).round().astype(np.uint8), np.stack([before, margin - before], axis=1))
