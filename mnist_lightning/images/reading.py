@@ -32,10 +32,7 @@ class ImageError(UserError):
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
-    """Returns files, the images in and below folders, and the matches of patterns, or raises a UserError.
-
-    In folders, only files with an image's suffix or none count.
-    """
+    """Returns files, matches of patterns, and images and files without suffix below folders, or raises a UserError."""
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text)
