@@ -18,33 +18,28 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Missing folders are created. A symbolic link is followed; a device or pipe is written to. A UserError leaves an
     existing file unchanged.
     """
+    data = content.encode() if isinstance(content, str) else content
     try:
-        _write(path.resolve(), content.encode() if isinstance(content, str) else content)
+        with contextlib.ExitStack() as stack:
+            target = path.resolve()
+            if target.exists() and not target.is_file():
+                target.write_bytes(data)  # to a device or pipe; a folder raises an OSError
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            stack.callback(temporary.unlink, missing_ok=True)  # after an error
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+            with contextlib.suppress(PermissionError):  # Windows can't open folders
+                folder = os.open(target.parent, os.O_RDONLY)
+                stack.callback(os.close, folder)
+                os.fsync(folder)  # otherwise a power failure could undo the rename
     except OSError as error:
         advice = "free some space" if error.errno == errno.ENOSPC else "choose another location"
         raise UserError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    if path.exists() and not path.is_file():
-        path.write_bytes(data)  # to a device or pipe; a folder raises an OSError
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # after an error
-    with contextlib.suppress(PermissionError):  # Windows can't open folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # otherwise a power failure could undo the rename
-        finally:
-            os.close(folder)
 
 
 def remove_temporary_files(folder: Path) -> None:
