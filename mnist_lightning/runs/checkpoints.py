@@ -1,7 +1,6 @@
 """Checkpoints: reading them without running or importing what they name, and writing them durably."""
 
 import io
-import os
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -72,14 +71,9 @@ def read(path: Path) -> Checkpoint:
 
 
 class DurableIO(TorchCheckpointIO):
-    """Flushes a checkpoint to the disk before it replaces the previous one.
+    """Flushes a checkpoint to the disk before it replaces the previous one; Lightning moves it without a flush."""
 
-    Lightning's own implementation writes to the system's temporary folder and moves the file without a flush.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint, or raises a UserError and keeps the previous one."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
