@@ -59,7 +59,7 @@ def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None, is_r
     """Returns flags to prepend: a checkpoint's model and data; its run's config, to resume; its network; or a CNN."""
     if stored is None:
         return ["--model=CNN"]
-    if command == "fit" and is_resumed:
+    if is_resumed:
         if not stored.is_resumable:
             raise UserError(f"checkpoint {stored.path} holds only weights and can't be resumed; use --init_from")
         if not stored.run_dir and not any(flag.startswith("--config") for flag in flags):
@@ -67,13 +67,12 @@ def defaults(command: str, flags: Sequence[str], stored: Checkpoint | None, is_r
         return [f"--config={stored.run_dir / 'config.yaml'}"] if stored.run_dir else []
     if stored.model_class not in {*known_classes(), *(flag.rpartition("=")[2] for flag in flags)}:
         raise UserError(f"checkpoint {stored.path} holds a {stored.model_class}; use --model {stored.model_class}")
-    model = {"init_args": {name: value for name, value in stored.model_options.items() if name not in LINKED}}
-    data = {name: value for name, value in stored.data_options.items() if name != "seed"}
-    if command == "fit":  # to start from these weights, everything but the network is new
-        data, training = {}, inspect.signature(Classifier).parameters
-        model["init_args"] = {name: value for name, value in model["init_args"].items() if name not in training}
+    is_start = command == "fit"  # from these weights: everything but the network is new
+    not_kept = inspect.signature(Classifier).parameters if is_start else LINKED
+    model = {name: value for name, value in stored.model_options.items() if name not in not_kept}
+    data = {} if is_start else {name: value for name, value in stored.data_options.items() if name != "seed"}
     try:
-        text = yaml.safe_dump({"model": model, "data": data})
+        text = yaml.safe_dump({"model": {"init_args": model}, "data": data})
         if "class_path" in text:
             raise ValueError("they name a class to import")
     except (yaml.YAMLError, ValueError) as error:
