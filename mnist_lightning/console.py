@@ -6,10 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-console = Console(highlight=False)
-"""Quiet in every process of a run except the first."""
-echo = console.out
-"""Prints a line as it is: a path may look like markup."""
+console = Console(highlight=False)  # quiet in every process of a run except the first
+echo = console.out  # prints a line as it is: a path may look like markup
 
 
 def program() -> list[str]:
