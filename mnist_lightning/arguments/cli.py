@@ -34,10 +34,7 @@ from mnist_lightning.training.resume import ExactResume, check_unchanged
 
 
 class CLI(LightningCLI):
-    """Parses the flags of a command, and builds its model, data module and trainer, or raises a UserError.
-
-    Flags override configs, those the checkpoint's options, and those the defaults in the signatures.
-    """
+    """Parses the flags of a command, and builds its model, data module and trainer, or raises a UserError."""
 
     checkpoint: checkpoints.Checkpoint | None = None  # used or resumed; None for a new `fit` or an ensemble
     origin: checkpoints.Checkpoint | None = None  # whose weights a `fit` starts from
@@ -88,7 +85,7 @@ class CLI(LightningCLI):
         self.add_flags(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the checkpoint's options, then the flags, which override them."""
+        """Parses flags: they override configs, those the checkpoint's options, and those the signatures' defaults."""
         flags = command_flags.normalize(args)
         ckpt_path, init_from, root_dir = command_flags.named_checkpoint(flags)
         if ckpt_path and init_from and self.command == "fit":
