@@ -27,7 +27,6 @@ from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier, Ensemble
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs import checkpoints, folders
-from mnist_lightning.runs.checkpoints import class_path
 from mnist_lightning.training.history import RunCheckpoints, TrainingHistory, make_logger
 from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
@@ -96,7 +95,7 @@ class CLI(LightningCLI):
             logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
             stored = checkpoints.read(folders.find_checkpoint(path, logs_dir, is_resumed))
         self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored, is_resumed), *flags])
-        if self.config.model.class_path != class_path(Ensemble):
+        if self.config.model.class_path != checkpoints.class_path(Ensemble):
             self.checkpoint, self.origin = (stored, None) if is_resumed or self.command != "fit" else (None, stored)
         elif self.command == "fit" or self.config.ckpt_path:
             raise UserError("an Ensemble consists of trained checkpoints; it takes no --ckpt_path and can't be trained")
