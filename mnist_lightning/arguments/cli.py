@@ -168,10 +168,9 @@ class CLI(LightningCLI):
             try:
                 config.ckpt_path, config.trainer.precision = None, self.config_init.trainer.precision
                 write_atomically(run_dir / "config.yaml", self.parser.dump(config, skip_none=False))
-                device, processor = str(trainer.strategy.root_device), torch.backends.cpu.get_cpu_capability()
-                details = {"seed": config.seed_everything, "device": device, "processor": processor}
-                details |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
-                details["flushes_denormals"] = self.flushes_denormals
+                details = {"seed": config.seed_everything, "device": str(trainer.strategy.root_device)}
+                details |= {"processor": torch.backends.cpu.get_cpu_capability(), "processes": trainer.world_size}
+                details |= {"threads": torch.get_num_threads(), "flushes_denormals": self.flushes_denormals}
                 folders.record_environment(run_dir, **details)
             except UserError:
                 if not is_resumed:
