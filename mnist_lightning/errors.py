@@ -12,10 +12,7 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """Something that the user can fix; `main` prints it in one line, without a traceback, and exits with status 2.
-
-    The text says what was given, what is allowed and what to do next.
-    """
+    """An error whose text says what was given, what is allowed and what to do next; `main` shows no traceback."""
 
 
 def check_range(name: str, value: object, is_allowed: bool, allowed: str) -> None:
