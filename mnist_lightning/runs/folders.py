@@ -85,8 +85,7 @@ def find_checkpoint(ckpt_path: str, logs_dir: Path = LOGS_DIR, to_resume: bool =
         raise UserError(f"no run in {logs_dir} has a {ckpt_path} checkpoint; {advice}")
     path = PRETRAINED if ckpt_path == "pretrained" else Path(ckpt_path)
     if path.is_dir():
-        path = path / "checkpoints" / ("last.ckpt" if to_resume else "best.ckpt")
-        ckpt_path = str(path)
+        return find_checkpoint(str(path / "checkpoints" / ("last.ckpt" if to_resume else "best.ckpt")))
     if not path.is_file():
         raise UserError(f"checkpoint {ckpt_path} is not a file; use a path, best, last or pretrained, or {TRAIN_ONE}")
     return path
