@@ -104,7 +104,10 @@ class CLI(LightningCLI):
         """Builds model, data module and trainer, and loads the checkpoint's weights."""
         super().instantiate_classes()
         settings.choose_optimizer(self.model, self.config_init.optimizer, self.config_init.lr_scheduler)
-        if stored := self.checkpoint or self.origin:
+        stored = self.checkpoint or self.origin
+        # The checkpoint, or those of an ensemble's members.
+        self.ckpt_paths: list[Path] = [stored.path] if stored else getattr(self.model, "ckpt_paths", [])
+        if stored:
             self.has_new_head = bool(self.origin) and stored.class_names != tuple(self.datamodule.class_names)
             command_flags.load_weights(stored, self.model, self.datamodule, self.has_new_head)
             if self.command == "fit" and self.checkpoint:
@@ -139,13 +142,6 @@ class CLI(LightningCLI):
             given = [f"--trainer.{name} {config[name]}" for name in names if config[name] != "auto"]
             advice = "; --trainer.accelerator auto uses what is available" if given else ""
             raise UserError(f"{' '.join(given) or '--trainer'}: {one_line(error).rstrip('!.')}{advice}") from error
-
-    @property
-    def ckpt_paths(self) -> list[Path]:
-        """The checkpoint, or those of an ensemble's members."""
-        if isinstance(self.model, Ensemble):
-            return self.model.ckpt_paths
-        return [self.checkpoint.path] if self.checkpoint else []
 
     def find_or_make_run_dir(self) -> Path:
         """Returns the run folder of the checkpoint, or creates a new one."""
