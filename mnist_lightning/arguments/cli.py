@@ -175,8 +175,7 @@ class CLI(LightningCLI):
             self.history.run_dir = run_dir
             if self.config_init.trainer.logger is True:
                 # TensorBoard drops what an interrupted run logged after its checkpoint.
-                purge_step = stored.num_steps if stored and is_resumed else None
-                trainer.loggers = [make_logger(run_dir, purge_step)]
+                trainer.loggers = [make_logger(run_dir, purge_step=stored.num_steps if stored and is_resumed else None)]
             yield run_dir
 
 
