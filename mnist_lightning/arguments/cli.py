@@ -202,9 +202,6 @@ def _hide_notices() -> None:
     # Others are asked for, such as those of callbacks and profilers, or report which worker process died.
     for name in ("fabric.utilities", "pytorch.utilities", "pytorch.accelerators", "pytorch.trainer"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # loading images from memory in other processes is slower
-        ".*module.s. in eval mode at the start of training.*",  # what --model.init_args.freeze asks for
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning calls torch's pytree by a deprecated name
-    ):
-        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # which are slower, with images in memory
+    warnings.filterwarnings("ignore", ".*module.s. in eval mode at the start of training.*")  # `freeze` asks for this
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")  # Lightning calls a deprecated name
