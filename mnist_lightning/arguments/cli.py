@@ -46,7 +46,7 @@ class CLI(LightningCLI):
         callbacks: Sequence[Callback] = (),
         add_flags: Callable[[LightningArgumentParser], object] = lambda parser: None,
     ) -> None:
-        self.command, self.callbacks, self.add_flags = command, callbacks, add_flags
+        self.command, self.add_flags = command, add_flags
         self.history = TrainingHistory()
         _hide_notices()
         # Before torch starts its threads, which inherit it. The momentum of units that stay inactive decays to denormal
@@ -58,7 +58,7 @@ class CLI(LightningCLI):
                 Classifier,
                 MNISTDataModule,
                 save_config_callback=None,
-                trainer_defaults=dict(settings.DEFAULTS),
+                trainer_defaults={**settings.DEFAULTS, "callbacks": [*callbacks]},
                 seed_everything_default=0,
                 parser_kwargs={"prog": console.command_line(command), **options},
                 subclass_mode_model=True,
@@ -121,14 +121,13 @@ class CLI(LightningCLI):
         config = self.config_init.trainer
         settings.check(self.command, config)
         self.precision_note = settings.choose_precision(self.command, config, is_new=not self.checkpoint)
-        callbacks = [*self.callbacks]
+        callbacks: list[Callback] = self.trainer_defaults["callbacks"]
         if has_bar := config.enable_progress_bar or (config.enable_progress_bar is None and sys.stdout.isatty()):
             callbacks.append(PassBar())
         if self.command == "fit":
             callbacks += [self.history, ExactResume()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
                 callbacks.append(RunCheckpoints(self.history))
-        self.trainer_defaults["callbacks"] = callbacks
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoints.DurableIO()]
         if not torch.cuda.is_available():
