@@ -150,10 +150,7 @@ class CLI(LightningCLI):
 
     @contextlib.contextmanager
     def open_run(self) -> Iterator[Path | None]:
-        """Locks the run folder of a `fit`, records config and environment there, and attaches callbacks and logger.
-
-        It does nothing in the other processes of a run, or with `fast_dev_run`, and yields None then.
-        """
+        """Locks and records a `fit`'s run folder, and attaches the logger; yields None where nothing is written."""
         trainer, stored, config = self.trainer, self.checkpoint, self.config.clone()
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             yield None
