@@ -86,14 +86,13 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses flags: they override configs, those the checkpoint's options, and those the signatures' defaults."""
         flags = command_flags.normalize(args)
-        ckpt_path, init_from, root_dir = command_flags.named_checkpoint(flags)
+        ckpt_path, init_from, root = command_flags.named_checkpoint(flags)
         if ckpt_path and init_from and self.command == "fit":
             both = f"--ckpt_path {ckpt_path} resumes a run, --init_from {init_from} starts one"
             raise UserError(f"{both}; omit one of them")
         stored, is_resumed = None, bool(ckpt_path) and self.command == "fit"
         if path := ckpt_path or (init_from if self.command == "fit" else "best"):
-            logs_dir = Path(root_dir or ".") / folders.LOGS_DIR
-            stored = checkpoints.read(folders.find_checkpoint(path, logs_dir, is_resumed))
+            stored = checkpoints.read(folders.find_checkpoint(path, Path(root or ".") / folders.LOGS_DIR, is_resumed))
         self.config = parser.parse_args([*command_flags.defaults(self.command, flags, stored, is_resumed), *flags])
         if self.config.model.class_path != checkpoints.class_path(Ensemble):
             self.checkpoint, self.origin = (stored, None) if is_resumed or self.command != "fit" else (None, stored)
