@@ -17,8 +17,7 @@ from mnist_lightning.models import Classifier
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs.checkpoints import Checkpoint, class_path
 
-LISTS = ("model.init_args.ckpt_paths", "model.ckpt_paths", "images")
-"""Flags that take several values, one after the other, as a shell expands a pattern."""
+LISTS = ("model.init_args.ckpt_paths", "model.ckpt_paths", "images")  # take several values, as a shell expands patterns
 LINKED = ("class_names", "mean", "std", "image_size", "channels", "is_handwriting", "outliers")
 """Model arguments that come from the data module, so that a checkpoint is enough to rebuild the model."""
 
