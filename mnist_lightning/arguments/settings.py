@@ -24,11 +24,10 @@ PARTIAL = [*LIMITS[1:], "fast_dev_run"]  # what must not be used to score or pre
 def check(command: str, settings: Any) -> None:
     """Raises a UserError for a setting that is not supported."""
     is_endless = command == "fit" and settings.max_epochs in (0, -1) and settings.max_steps == -1
-    is_spawn = re.search("spawn|fork|notebook", str(settings.strategy))
     for name, is_refused, reason in (
         ("overfit_batches", settings.overfit_batches, "would replace the sampler; use --trainer.limit_train_batches"),
         ("max_epochs", is_endless, "leaves the one-cycle schedule without a length; use 1 or more"),
-        ("strategy", is_spawn, "is not supported; use ddp"),
+        ("strategy", re.search("spawn|fork|notebook", str(settings.strategy)), "is not supported; use ddp"),
         *((name, settings[name] == 0, "leaves nothing to do; use 1 or more") for name in LIMITS),
         *((name, command != "fit" and settings[name], "would leave images out; omit it") for name in PARTIAL),
     ):
