@@ -37,7 +37,6 @@ class CLI(LightningCLI):
 
     checkpoint: checkpoints.Checkpoint | None = None  # used or resumed; None for a new `fit` or an ensemble
     origin: checkpoints.Checkpoint | None = None  # whose weights a `fit` starts from
-    has_new_head = False  # whether its last layer is not used, because the classes are others
 
     def __init__(
         self,
