@@ -42,10 +42,9 @@ def class_path(model_class: type) -> str:
 def read(path: Path) -> Checkpoint:
     """Reads a checkpoint of this package without running any code in it, or raises a UserError."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch writes checksums but does not verify them
                 raise ValueError(f"checksum mismatch of {damaged}")
-        with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises all kinds of errors for files that are not checkpoints
         best = path.with_name("best.ckpt")
