@@ -184,10 +184,9 @@ def _explain(error: Exception, command: str, usage: str) -> str:
         line += f"; models are {', '.join(models)}" if "import path" in text and '"model"' in key else ""
         line += f"; see {console.command_line(command, '--help')}"
         if unknown := re.search(r"(?:unrecognized arguments: |Option '|import path string: )([^\s=']+)", text):
-            classes: list[Any] = [Classifier, *models.values()]
-            options = {name for model in classes for name in inspect.signature(model).parameters}
-            named = [*options, *models, *torch.optim.__all__, *torch.optim.lr_scheduler.__all__]
-            line += did_you_mean(unknown[1], [*named, "--config", *re.findall(r"--[\w.]+", usage)])
+            options = {name for model in models.values() for name in inspect.signature(model).parameters}
+            named = [*inspect.signature(Classifier).parameters, *torch.optim.__all__, *torch.optim.lr_scheduler.__all__]
+            line += did_you_mean(unknown[1], [*options, *named, *models, "--config", *re.findall(r"--[\w.]+", usage)])
     return line
 
 
