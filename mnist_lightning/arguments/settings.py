@@ -1,7 +1,6 @@
 """Settings of training: the defaults, what this package does not support, precision, optimizer and schedule."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ def check(command: str, settings: Any) -> None:
 def choose_precision(command: str, settings: Any, is_new: bool) -> str:
     """Sets the precision of a new run: bfloat16 where the processor is fast at it; returns a note about that, or ""."""
     is_on_cpu = settings.accelerator in (("cpu",) if torch.accelerator.is_available() else ("cpu", "auto"))
-    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch lack it
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch lack it
     is_fast = found.get("avx512_bf16") or found.get("amx_bf16")
     if command == "fit" and is_new and not settings.precision and not settings.plugins:
         settings.precision = "32-true"  # recorded, so that the config repeats the run
