@@ -115,8 +115,10 @@ class MNISTDataModule(LightningDataModule):
                 self.setup("fit")
                 own_mean, own_std = image_folder.measure(self.train_images)
         else:
+            known = f"one of {', '.join(sources.SOURCES)} or ImageFolder"
+            check_range("dataset", dataset, dataset in sources.SOURCES, known)
             check_range("image_size, channels", shape, shape == (28, 1), f"(28, 1) for {dataset}")
-            source = sources.find_source(dataset)
+            source = sources.SOURCES[dataset]
             class_names = self.class_names = list(source.class_names)
             self.is_handwriting, own_mean, own_std = source.is_handwriting, source.mean, source.std
         self.mean = mean = own_mean if mean is None else mean
@@ -127,7 +129,7 @@ class MNISTDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads what is missing, in one process of each machine."""
-        if self.dataset != image_folder.NAME and not sources.find_source(self.dataset).is_bundled:
+        if self.dataset != image_folder.NAME and not sources.SOURCES[self.dataset].is_bundled:
             reading.load(self.dataset, "train", self.data_dir)
             reading.load(self.dataset, "test", self.data_dir)
 

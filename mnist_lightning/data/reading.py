@@ -28,7 +28,7 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
 
     Returns images `(N, 28, 28)` and labels `(N,)`, both uint8, or raises a UserError.
     """
-    source = sources.find_source(dataset)
+    source = sources.SOURCES[dataset]
     raw_dir = data_dir / source.folder / "raw"
     contents = {file: _read(source, file, raw_dir) for file in source.files[split]}
     if missing := [file for file, content in contents.items() if content is None]:

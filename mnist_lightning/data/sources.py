@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
 
 Split = Literal["train", "test"]
@@ -47,10 +46,3 @@ def _source(row: dict[str, Any]) -> Source:
 
 
 SOURCES = {name: _source(row) for name, row in read_yaml(Path(__file__).with_name("datasets.yaml")).items()}
-
-
-def find_source(dataset: str) -> Source:
-    """Returns a dataset's row in `SOURCES`, or raises a UserError."""
-    if dataset not in SOURCES:
-        raise UserError(f"unknown dataset {dataset!r}; choose one of {', '.join(SOURCES)} or ImageFolder")
-    return SOURCES[dataset]

@@ -176,8 +176,8 @@ def test_custom_model_can_be_selected_by_its_import_path(
         (["fit", "--config", "no.yaml"], "no.yaml can't be read: No such file or directory"),
         (
             ["fit", "--data.dataset", "CIFAR"],
-            "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced "
-            "or ImageFolder",
+            "dataset CIFAR is not allowed; it must be one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, "
+            "EMNISTBalanced or ImageFolder",
         ),
         (["fit", "--data.batch_size", "0"], "batch_size 0 is not allowed; it must be 1 or more, such as 128"),
         (

@@ -169,8 +169,8 @@ def test_use_test_images_replaces_the_test_images(tiny: Path) -> None:
         ({"std": 0.0}, "std 0.0 is not allowed; it must be more than 0, such as 0.3"),
         (
             {"dataset": "CIFAR"},
-            "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced "
-            "or ImageFolder",
+            "dataset CIFAR is not allowed; it must be one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, "
+            "EMNISTBalanced or ImageFolder",
         ),
     ],
 )

@@ -7,12 +7,11 @@ import pytest
 from torchvision import datasets
 
 from mnist_lightning.data import reading, sources
-from mnist_lightning.errors import UserError
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
 def test_every_dataset_is_complete(name: str) -> None:
-    source = sources.find_source(name)
+    source = sources.SOURCES[name]
     assert len(source.class_names) == len(set(source.class_names)) == (47 if name == "EMNISTBalanced" else 10)
     torchvision = getattr(datasets, source.folder)  # which publishes the same addresses
     url = source.mirrors[0] + (source.archive[0] if source.archive else f"{source.files['train'][0].name}.gz")
@@ -21,15 +20,6 @@ def test_every_dataset_is_complete(name: str) -> None:
     for split in ("train", "test"):
         assert ["images" in file.name for file in source.files[split]] == [True, False]
         assert all(file.decompressed or file.compressed for file in source.files[split])
-
-
-def test_unknown_dataset_is_reported() -> None:
-    with pytest.raises(UserError) as error:
-        sources.find_source("CIFAR")
-    assert str(error.value) == (
-        "unknown dataset 'CIFAR'; choose one of MNIST, FashionMNIST, KMNIST, QMNIST, EMNISTDigits, EMNISTBalanced "
-        "or ImageFolder"
-    )
 
 
 def test_bundled_files_match_their_checksums() -> None:
