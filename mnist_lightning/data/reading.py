@@ -84,17 +84,13 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
 
 def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
     """Downloads compressed files; raises a UserError if no mirror has a valid copy of one of them."""
-    problem = f"no valid copy of {', '.join(file.name for file in files)} in {raw_dir}"
-    has_checksums = all(file.decompressed or not file.compressed for file in files)
-    advice = f"put the files there, {'compressed or not' if has_checksums else 'compressed'}"
-    if not source.mirrors:
-        raise UserError(f"{problem}; {advice}")
     wanted = [(f"{file.name}.gz", file.compressed) for file in files]
     try:
         for name, checksum in [source.archive] if source.archive else wanted:
             fetch([mirror + name for mirror in source.mirrors], raw_dir / name, checksum)
     except OSError as error:
-        advice += ", or name another folder with --data.data_dir"
+        problem = f"no valid copy of {', '.join(file.name for file in files)} in {raw_dir}"
+        advice = "put the compressed files there, or name another folder with --data.data_dir"
         raise UserError(f"{problem}, and the download failed ({one_line(error)}); {advice}") from error
 
 
@@ -113,4 +109,4 @@ def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
             problems.append(f"{url}: {re.sub(REPEATED, '', str(error))}")
         except ValueError:
             problems.append(f"{url}: checksum mismatch")
-    raise OSError("; ".join(problems))
+    raise OSError("; ".join(problems) or "no mirror is known")

@@ -304,8 +304,8 @@ def test_checkpoint_of_other_classes_or_shape_is_rejected(run: Path, capsys: pyt
 
 def test_missing_dataset_is_reported_without_a_run_folder(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert line_of(["fit", *SMALL, "--data.data_dir", "elsewhere"], capsys) == (
-        "error: no valid copy of train-images, train-labels in elsewhere/Tiny/raw; "
-        "put the files there, compressed or not\n"
+        "error: no valid copy of train-images, train-labels in elsewhere/Tiny/raw, and the download failed (no mirror "
+        "is known); put the compressed files there, or name another folder with --data.data_dir\n"
     )
     assert not Path("lightning_logs").exists()
     assert not Path("elsewhere").exists()

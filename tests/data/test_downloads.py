@@ -134,6 +134,6 @@ def test_failed_download_leaves_no_file(address: str, tmp_path: Path) -> None:
         )
     assert str(error.value) == (
         f"no valid copy of a in {raw_dir}, and the download failed ({address}wrong/a.gz: checksum mismatch); "
-        "put the files there, compressed, or name another folder with --data.data_dir"
+        "put the compressed files there, or name another folder with --data.data_dir"
     )
     assert not list(raw_dir.iterdir())

@@ -24,7 +24,7 @@ from mnist_lightning.errors import UserError
 from tests.conftest import digits, idx
 
 IMAGES, LABELS = digits(100)
-ADVICE = "put the files there, compressed or not, or name another folder with --data.data_dir"
+ADVICE = "put the compressed files there, or name another folder with --data.data_dir"
 
 
 def checksum(content: bytes, algorithm: str = "sha256") -> str:
@@ -302,8 +302,8 @@ def test_dataset_without_mirrors_is_reported(tiny: Path, tmp_path: Path) -> None
     with pytest.raises(UserError) as error:
         load("Tiny", "test", tmp_path / "elsewhere")
     raw_dir = tmp_path / "elsewhere" / "Tiny" / "raw"
-    expected = f"no valid copy of test-images, test-labels in {raw_dir}; put the files there, compressed or not"
-    assert str(error.value) == expected
+    problem = f"no valid copy of test-images, test-labels in {raw_dir}, and the download failed (no mirror is known)"
+    assert str(error.value) == f"{problem}; {ADVICE}"
     assert not raw_dir.exists()
 
 
