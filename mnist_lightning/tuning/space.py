@@ -13,9 +13,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
 
-GROUPS = ("config", "print_config", "ckpt_path", "data", "trainer")  # flags of `fit` that are not single settings
 RESERVED = {"trainer.max_epochs": "--epochs", "trainer.default_root_dir": "--study", "seed_everything": "--seeds"}
-"""Settings that `tune` controls, each with its flag."""
+RESERVED |= dict.fromkeys(("config", "print_config", "ckpt_path", "data", "trainer"), "settings like data.batch_size")
+"""Flags of `fit` that can't be searched: `tune` controls them, or they aren't single settings; with what to use."""
 EXAMPLE = "use {low: 1e-4, high: 1e-1}, with log: true or a step, or {choices: [1, 2]}"
 
 
@@ -59,10 +59,8 @@ def read_space(path: Path) -> list[Parameter]:
 
 def _parameter(name: str, options: Any) -> Parameter:
     given = f"{name}: {json.dumps(options, default=str)} in the space"
-    if name in GROUPS:
-        raise UserError(f"{given} is not a single setting; use flags such as data.batch_size")
     if name in RESERVED:
-        raise UserError(f"{given} is controlled by tune; remove it and use {RESERVED[name]}")
+        raise UserError(f"{given} can't be searched; remove it and use {RESERVED[name]}")
     try:
         options = dict(options.items())
         only_with = options.pop("only_with", None)

@@ -155,7 +155,7 @@ def test_finalist_that_fails_with_a_seed_is_not_the_best(
         ("data.batch_size: {choices: [64, 0]}", "batch_size 0 is not allowed"),
         ("", "must map flags of fit to ranges"),
         ("trainer.devices: {choices: [1, 2]}", "a trial uses one device; use --trainer.devices 1"),
-        ("trainer.max_epochs: {low: 1, high: 9}", "is controlled by tune; remove it and use --epochs"),
+        ("trainer.max_epochs: {low: 1, high: 9}", "can't be searched; remove it and use --epochs"),
     ],
 )
 def test_invalid_space_is_rejected(
