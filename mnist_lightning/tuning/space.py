@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import BaseTrial, FixedTrial
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
@@ -35,13 +34,14 @@ class Parameter:
         """Returns values to check before the search: all choices, or both ends of the range."""
         return self.options.get("choices") or [self.options["low"], self.options["high"]]
 
-    def suggest(self, trial: optuna.Trial) -> Any:
+    def suggest(self, trial: BaseTrial) -> Any:
         if choices := self.options.get("choices"):
             if all(isinstance(value, int | float) for value in choices):
                 return trial.suggest_categorical(self.name, choices)
             texts = [json.dumps(value) for value in choices]  # Optuna can't store lists
             return json.loads(trial.suggest_categorical(self.name, texts))
-        return (trial.suggest_int if _is_integer(self.options) else trial.suggest_float)(self.name, **self.options)
+        is_integer = all(isinstance(value, int) for value in self.options.values())
+        return (trial.suggest_int if is_integer else trial.suggest_float)(self.name, **self.options)
 
 
 def read_space(path: Path) -> list[Parameter]:
@@ -64,7 +64,7 @@ def _parameter(name: str, options: Any) -> Parameter:
     try:
         options = dict(options.items())
         only_with = options.pop("only_with", None)
-        only_with = only_with and str(only_with).rpartition(".")[2]
+        parameter = Parameter(name, options, only_with and str(only_with).rpartition(".")[2])
         if "choices" in options:
             if options.keys() != {"choices"} or not isinstance(options["choices"], list) or not options["choices"]:
                 raise ValueError("choices must be a nonempty list, without other keys")
@@ -72,14 +72,10 @@ def _parameter(name: str, options: Any) -> Parameter:
             raise ValueError("low, high and step must be numbers")
         else:
             with warnings.catch_warnings(action="error"):  # Optuna warns about steps that miss the end
-                (IntDistribution if _is_integer(options) else FloatDistribution)(**options)
+                parameter.suggest(FixedTrial({name: options.get("low")}))
     except (AttributeError, TypeError, ValueError, UserWarning) as error:
         raise UserError(f"{given} is not a valid range: {error}; {EXAMPLE}") from error
-    return Parameter(name, options, only_with)
-
-
-def _is_integer(options: dict[str, Any]) -> bool:
-    return all(isinstance(value, int) for value in options.values())
+    return parameter
 
 
 def as_flags(values: dict[str, Any]) -> list[str]:
