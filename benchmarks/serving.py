@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks import measure
 from benchmarks.attack import attack
 from mnist_lightning.__main__ import main as run_program
-from mnist_lightning.data import reading
+from mnist_lightning.data import sources
 from mnist_lightning.images import find_digits
 from mnist_lightning.serving.runtime import ExportedClassifier
 
@@ -119,7 +119,7 @@ def main() -> None:
             with serve("--model", str(path)) as service:
                 starts.append(service.seconds)
         rows: list[dict[str, Any]] = [{"what": "startup", "seconds": measure.summarize(starts[1:])}]
-        digits, _ = reading.load("MNIST", "test", Path(folder))
+        digits, _ = sources.load("MNIST", "test", Path(folder))
         stream = io.BytesIO()
         Image.fromarray(255 - digits[0].numpy()).resize((560, 560)).save(stream, "png")
         drawing, array = stream.getvalue(), json.dumps({"images": [digits[0].tolist()]}).encode()

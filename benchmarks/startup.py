@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import measure
-from mnist_lightning.data import reading
+from mnist_lightning.data import sources
 
 PYTHON = [sys.executable]
 PROGRAM = [*PYTHON, "-m", "mnist_lightning"]
@@ -42,7 +42,7 @@ def main() -> None:
     args = measure.parse("Duration of whole processes")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(FIT, cwd=folder, check=True, capture_output=True)
-        images, _ = reading.load("MNIST", "test", Path(folder))
+        images, _ = sources.load("MNIST", "test", Path(folder))
         Image.fromarray(255 - images[0].numpy()).resize((280, 280)).save(Path(folder, "digit.png"))
         seconds = measure.alternate({name: run(command, folder) for name, command in COMMANDS.items()}, args.repeats)
     rows = [

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mnist_lightning import console
 from mnist_lightning.__main__ import main
-from mnist_lightning.data import reading, sources
+from mnist_lightning.data import sources
 from mnist_lightning.data.sources import File, Source, Split
 
 UInt8 = npt.NDArray[np.uint8]
@@ -174,4 +174,4 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mnist_images() -> UInt8:
     """Returns MNIST's first 200 test images, `(200, 28, 28)`; the first ten are 7, 2, 1, 0, 4, 1, 4, 9, 5, 9."""
-    return reading.load("MNIST", "test", Path("data"))[0][:200].numpy()
+    return sources.load("MNIST", "test", Path("data"))[0][:200].numpy()

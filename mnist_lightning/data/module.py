@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from mnist_lightning.data import image_folder, reading, sources
+from mnist_lightning.data import image_folder, sources
 from mnist_lightning.data.augmentation import Augmentation
 from mnist_lightning.data.outliers import make_outliers
 from mnist_lightning.data.splits import make_generator, stratified_split
@@ -130,8 +130,8 @@ class MNISTDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Downloads what is missing, in one process of each machine."""
         if self.dataset != image_folder.NAME and not sources.SOURCES[self.dataset].is_bundled:
-            reading.load(self.dataset, "train", self.data_dir)
-            reading.load(self.dataset, "test", self.data_dir)
+            sources.load(self.dataset, "train", self.data_dir)
+            sources.load(self.dataset, "test", self.data_dir)
 
     def setup(self, stage: str) -> None:
         """Reads the images of a stage: the training images for `fit` and `validate`, else the test images."""
@@ -149,7 +149,7 @@ class MNISTDataModule(LightningDataModule):
 
     def _read(self, split: sources.Split) -> tuple[Tensor, Tensor]:
         if self.dataset != image_folder.NAME:
-            return reading.load(self.dataset, split, self.data_dir)
+            return sources.load(self.dataset, split, self.data_dir)
         inputs = InputFormat(self.image_size, self.channels)
         return image_folder.load(self.data_dir, split, self.class_names, inputs, self.split_seed)
 

@@ -1,10 +1,22 @@
-"""The datasets, from `datasets.yaml`: class names, pixel statistics, and files with their published checksums."""
+"""The datasets: a table from `datasets.yaml`, and their files, bundled, on the disk or downloaded, always verified."""
 
+import contextlib
+import gzip
+import hashlib
+import re
+import sys
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_lightning.errors import UserError, one_line
 from mnist_lightning.files import read_yaml
 
 Split = Literal["train", "test"]
@@ -12,6 +24,9 @@ Split = Literal["train", "test"]
 BUNDLED_DIR = Path(__file__).parent / "mnist"
 SUSPECTED_LABEL_ERRORS = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
 """Indices of MNIST's test images whose labels may be wrong. Source: Northcutt et al. 2021 (arXiv:2103.14749)."""
+IDX_DTYPES = {b"\0\0\x08": "u1", b"\0\0\x0c": ">i4"}
+REPEATED = r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$"  # what surrounds the reason in urllib3's errors
+TIMEOUT_S = 30  # seconds without a byte after which a mirror is abandoned
 
 
 @dataclass(frozen=True)
@@ -46,3 +61,92 @@ def _source(row: dict[str, Any]) -> Source:
 
 
 SOURCES = {name: _source(row) for name, row in read_yaml(Path(__file__).with_name("datasets.yaml")).items()}
+
+
+def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
+    """Reads one split from verified files in torchvision's folders; what is missing or damaged is downloaded.
+
+    Returns images `(N, 28, 28)` and labels `(N,)`, both uint8, or raises a UserError.
+    """
+    source = SOURCES[dataset]
+    raw_dir = data_dir / source.folder / "raw"
+    contents = {file: _read(source, file, raw_dir) for file in source.files[split]}
+    if missing := [file for file, content in contents.items() if content is None]:
+        download(source, missing, raw_dir)
+        contents |= {file: _read(source, file, raw_dir) for file in missing}
+    images, labels = (parse_idx(content or b"", raw_dir / file.name) for file, content in contents.items())
+    if labels.ndim == 2:  # QMNIST stores eight numbers for each image; the first is the class
+        labels = labels[:, 0]
+    max_label = int(labels.max()) if len(labels) else 0
+    if images.shape[1:] != (28, 28) or not 0 < len(images) == len(labels) or max_label >= len(source.class_names):
+        found = f"images of shape {tuple(images.shape)} and {len(labels)} labels up to {max_label}"
+        raise UserError(f"{raw_dir}: {found} are not a {split} split of {dataset}; replace the files")
+    if source.is_transposed:
+        images = images.transpose(1, 2).contiguous()
+    end = source.num_test_images if split == "test" else None
+    return images[:end], labels[:end].to(torch.uint8)
+
+
+def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:
+    """Returns a file's first valid copy, decompressed, or None."""
+    is_unchecked = not (file.decompressed or file.compressed)  # a user's own dataset has no published checksums
+    bundled = [BUNDLED_DIR / f"{file.name}.gz"] if source.is_bundled else []
+    for path in (*bundled, raw_dir / file.name, raw_dir / f"{file.name}.gz", raw_dir / "gzip.zip"):
+        # A copy that can't be read is skipped: the next one, or a download, takes its place.
+        with contextlib.suppress(OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile):
+            # EMNIST's download holds the files of all its splits.
+            place = zipfile.Path(path, f"gzip/{file.name}.gz") if path.name == "gzip.zip" else path
+            stored = place.read_bytes()
+            content = stored if path.name == file.name else gzip.decompress(stored)
+            if is_unchecked or _matches(content, file.decompressed) or _matches(stored, file.compressed):
+                return content
+    return None
+
+
+def _matches(content: bytes, checksum: str) -> bool:
+    algorithm, _, digest = checksum.partition(":")
+    return bool(digest) and hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
+
+
+def parse_idx(content: bytes, path: Path) -> Tensor:
+    """Parses the IDX format: two zero bytes, a type, the number of dimensions, the dimensions, the numbers.
+
+    Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
+    """
+    try:
+        dtype, num_dimensions = IDX_DTYPES[content[:3]], content[3]
+        shape = np.frombuffer(content, ">u4", num_dimensions, offset=4).tolist()
+        numbers = np.frombuffer(content, dtype, offset=4 + 4 * num_dimensions).reshape(shape)
+    except (LookupError, ValueError) as error:
+        raise UserError(f"{path} is not in IDX format, or incomplete; replace it with a valid copy") from error
+    return torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("=")))
+
+
+def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
+    """Downloads compressed files; raises a UserError if no mirror has a valid copy of one of them."""
+    wanted = [(f"{file.name}.gz", file.compressed) for file in files]
+    try:
+        for name, checksum in [source.archive] if source.archive else wanted:
+            fetch([mirror + name for mirror in source.mirrors], raw_dir / name, checksum)
+    except OSError as error:
+        problem = f"no valid copy of {', '.join(file.name for file in files)} in {raw_dir}"
+        advice = "put the compressed files there, or name another folder with --data.data_dir"
+        raise UserError(f"{problem}, and the download failed ({one_line(error)}); {advice}") from error
+
+
+def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
+    """Downloads a file from the first URL that has it, or raises an OSError with the reason for each."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_S)
+    problems = []
+    for url in urls:
+        try:
+            pooch.retrieve(url, checksum, path.name, path.parent, downloader=downloader)
+            return
+        except OSError as error:  # requests' errors are OSErrors, and some are also ValueErrors
+            problems.append(f"{url}: {re.sub(REPEATED, '', str(error))}")
+        except ValueError:
+            problems.append(f"{url}: checksum mismatch")
+    raise OSError("; ".join(problems) or "no mirror is known")

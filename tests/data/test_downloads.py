@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lightning.data import reading
-from mnist_lightning.data.reading import download, fetch
-from mnist_lightning.data.sources import File, Source
+from mnist_lightning.data import sources
+from mnist_lightning.data.sources import File, Source, download, fetch
 from mnist_lightning.errors import UserError
 
 CONTENT = bytes(range(256)) * 800
@@ -61,7 +60,7 @@ class Mirror(BaseHTTPRequestHandler):
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serves every kind of mirror on loopback, and shortens the timeout."""
-    monkeypatch.setattr(reading, "TIMEOUT_S", 1)
+    monkeypatch.setattr(sources, "TIMEOUT_S", 1)
     Mirror.requested = []
     TEST_IS_OVER.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from mnist_lightning.data import sources
-from mnist_lightning.data.reading import load, parse_idx
-from mnist_lightning.data.sources import File, Source, Split
+from mnist_lightning.data.sources import File, Source, Split, load, parse_idx
 from mnist_lightning.errors import UserError
 from tests.conftest import digits, idx
 
@@ -216,11 +215,11 @@ def test_wrong_file_of_a_mirror_is_reported_and_not_kept(
 CHILD = """
 import sys
 from pathlib import Path
-from mnist_lightning.data import reading, sources
+from mnist_lightning.data import sources
 from mnist_lightning.data.sources import File, Source
 pair = tuple(File(name, compressed=checksum) for name, checksum in zip(sys.argv[3::2], sys.argv[4::2]))
 sources.SOURCES["FashionMNIST"] = Source(tuple("0123456789"), 0.2, 0.3, "FashionMNIST", {"train": pair}, (sys.argv[2],))
-print(reading.load("FashionMNIST", "train", Path(sys.argv[1]))[0].sum().item())
+print(sources.load("FashionMNIST", "train", Path(sys.argv[1]))[0].sum().item())
 """
 
 

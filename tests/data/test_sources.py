@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torchvision import datasets
 
-from mnist_lightning.data import reading, sources
+from mnist_lightning.data import sources
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
@@ -30,7 +30,7 @@ def test_bundled_files_match_their_checksums() -> None:
 
 
 def test_mean_and_std_are_those_of_the_training_images() -> None:
-    images, _ = reading.load("MNIST", "train", Path("data"))
+    images, _ = sources.load("MNIST", "train", Path("data"))
     pixels = images.double() / 255
     source = sources.SOURCES["MNIST"]
     assert (round(pixels.mean().item(), 4), round(pixels.std().item(), 4)) == (source.mean, source.std)

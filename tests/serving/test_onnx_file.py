@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mnist_lightning.__main__ import main
-from mnist_lightning.data import reading
+from mnist_lightning.data import sources
 from mnist_lightning.data.module import normalize
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import MLP, Classifier
@@ -31,7 +31,7 @@ def test_exported_pretrained_weights_predict_the_same_on_all_test_images(capsys:
     assert ", accuracy 99.65%\n" in output
     assert "next        python -m mnist_lightning serve --model model.onnx\n" in output
     classifier = ExportedClassifier(Path("model.onnx"))
-    images = reading.load("MNIST", "test", Path("data"))[0][:500]
+    images = sources.load("MNIST", "test", Path("data"))[0][:500]
     model = rebuild(checkpoints.read(PRETRAINED))
     with torch.inference_mode():
         expected = model.calibrated_logits(normalize(images, 0.1307, 0.3081)).softmax(1)
@@ -41,7 +41,7 @@ def test_exported_pretrained_weights_predict_the_same_on_all_test_images(capsys:
 
 
 def test_verification_compares_the_file_with_the_model(tiny: Path) -> None:
-    images, _ = reading.load("Tiny", "test", tiny)
+    images, _ = sources.load("Tiny", "test", tiny)
     model = MLP(hidden_sizes=(8,), mean=0.2, std=0.3).eval()
     with torch.inference_mode():
         probabilities = model.calibrated_logits(normalize(images, 0.2, 0.3)).softmax(1)
@@ -91,7 +91,7 @@ def test_ensemble_is_exported(run: Path) -> None:
 
 @pytest.mark.slow
 def test_temperature_is_exported(tiny: Path) -> None:
-    images, _ = reading.load("Tiny", "test", tiny)
+    images, _ = sources.load("Tiny", "test", tiny)
     model, confidences = MLP(hidden_sizes=(8,)), []
     for temperature in (0.5, 2.0):
         model.temperature.fill_(temperature)
@@ -105,7 +105,7 @@ def test_temperature_is_exported(tiny: Path) -> None:
 def test_file_that_predicts_differently_is_not_written(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, wrong_mean: float
 ) -> None:
-    images, _ = reading.load("Tiny", "test", tiny)
+    images, _ = sources.load("Tiny", "test", tiny)
     model, to_onnx = MLP(hidden_sizes=(8,)), onnx_file._to_onnx
     expected = torch.from_numpy(model.predict(images).probabilities)
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 import mnist_lightning
 from benchmarks.page import host
 from mnist_lightning.__main__ import main
-from mnist_lightning.data import reading
+from mnist_lightning.data import sources
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import CNN, MLP, Classifier
 from mnist_lightning.serving.app import create_app
@@ -65,7 +65,7 @@ def classify(page: Page, images: UInt8) -> np.ndarray:
 
 @pytest.mark.slow
 def test_thousand_digits_get_the_same_probabilities(page: Page) -> None:
-    images, _ = reading.load("MNIST", "test", Path("data"))
+    images, _ = sources.load("MNIST", "test", Path("data"))
     expected = mnist_lightning.load().predict(images[:1000]).probabilities
     found = classify(page, images[:1000].numpy())
     assert (found.argmax(1) == expected.argmax(1)).all()
