@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -126,6 +127,11 @@ def distort(images: Tensor, **changes: Tensor) -> Tensor:
     grid = F.affine_grid(torch.cat([inverse, origin], 2), list(images.shape), align_corners=False)
     bend = F.interpolate(elastic * (2 / size), (size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(images, grid + bend.permute(0, 2, 3, 1), align_corners=False)
+
+
+def make_generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Returns a generator that is seeded by all keys."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
 
 
 def uniform(generator: Generator, *shape: int) -> Tensor:

@@ -14,8 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mnist_lightning.console import console, echo
-from mnist_lightning.data.sources import Split
-from mnist_lightning.data.splits import stratified_split
+from mnist_lightning.data.sources import Split, stratified_split
 from mnist_lightning.errors import UserError
 from mnist_lightning.images import InputFormat
 from mnist_lightning.images.reading import is_picture, read_picture

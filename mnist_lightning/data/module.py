@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from mnist_lightning.data import image_folder, sources
-from mnist_lightning.data.augmentation import Augmentation
+from mnist_lightning.data.augmentation import Augmentation, make_generator
 from mnist_lightning.data.outliers import make_outliers
-from mnist_lightning.data.splits import make_generator, stratified_split
 from mnist_lightning.errors import check_range
 from mnist_lightning.images import InputFormat
 
@@ -142,7 +141,7 @@ class MNISTDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             if not hasattr(self, "train_indices"):
                 self.train_images, self.train_labels = self._read("train")
-                parts = stratified_split(self.train_labels, self.validation_fraction, self.split_seed)
+                parts = sources.stratified_split(self.train_labels, self.validation_fraction, self.split_seed)
                 self.train_indices, self.val_indices = parts
         elif not hasattr(self, "test_images"):
             self.test_images, self.test_labels = self._read("test")

@@ -1,4 +1,4 @@
-"""The datasets: a table from `datasets.yaml`, and their files, bundled, on the disk or downloaded, always verified."""
+"""The datasets: a table from `datasets.yaml`, their files, verified whenever they are read, and a split in two."""
 
 import contextlib
 import gzip
@@ -85,6 +85,23 @@ def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
         images = images.transpose(1, 2).contiguous()
     end = source.num_test_images if split == "test" else None
     return images[:end], labels[:end].to(torch.uint8)
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits images in two, with the same proportion of classes in both parts; the seed alone decides how.
+
+    Returns the indices of the first part, and of the second, which has the given fraction: int64, ascending.
+    """
+    num_images = len(labels)
+    num_chosen = round(num_images * fraction) if 0 < fraction < 1 else 0
+    if not 0 < num_chosen < num_images:
+        raise UserError(f"validation_fraction {fraction} of {num_images} images leaves a part empty; try 0.1")
+    shuffled = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    evenly_spaced = (2 * torch.arange(num_chosen) + 1) * num_images // (2 * num_chosen)
+    chosen = torch.zeros(num_images, dtype=torch.bool)
+    chosen[by_class[evenly_spaced]] = True
+    return chosen.logical_not().nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 
 
 def _read(source: Source, file: File, raw_dir: Path) -> bytes | None:

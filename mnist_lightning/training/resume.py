@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
+from mnist_lightning.data.augmentation import make_generator
 from mnist_lightning.data.module import NO_AUGMENTATION, MNISTDataModule
-from mnist_lightning.data.splits import make_generator
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
 from mnist_lightning.runs.checkpoints import Checkpoint

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from mnist_lightning.data.augmentation import Augmentation
 from mnist_lightning.data.module import Batches, MNISTDataModule, normalize
-from mnist_lightning.data.splits import stratified_split
+from mnist_lightning.data.sources import stratified_split
 from mnist_lightning.errors import UserError
 
 
