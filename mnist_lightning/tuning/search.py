@@ -65,15 +65,16 @@ class Search:
             if len(study.get_trials(deepcopy=False, states=DONE)) < self.num_trials:
                 study.optimize(self._run_trial, timeout=end - time.monotonic(), catch=(Exception,), callbacks=limits)
             found = best_trials(study)
-            if not found and time.monotonic() < end:
-                errors = [trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs]
-                reason = f"no trial was completed{f' ({errors[0]})' if errors else ''}"
-                raise UserError(f"{reason}; fix that, then use another --study")
-            finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
-            best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
-            if self._run_finalists(finals, {CONFIG: {}, **best}, end):
-                self._write(study, finals)
-                return
+            if found:
+                finals = self._open(f"{self.name}, finalists", of=str(study.trials[0].datetime_start))
+                best = {f"trial {t.number}": t.user_attrs["values"] for t in found[: self.num_finalists]}
+                if self._run_finalists(finals, {CONFIG: {}, **best}, end):
+                    self._write(study, finals)
+                    return
+            elif time.monotonic() < end:
+                errors = (trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs)
+                reason = next(errors, "all of them died")
+                raise UserError(f"no trial was completed ({reason}); fix that, then use another --study")
         except KeyboardInterrupt:
             echo("stopped     continue with the same command")
             raise

@@ -456,6 +456,12 @@ def test_search_in_which_all_trials_fail_is_reported(
     assert states() == ["FAIL"] * 2
 
 
+def test_search_without_time_for_a_trial_can_be_continued(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*tune, "--timeout_s", "0"])
+    assert capsys.readouterr().out == "stopped     continue with the same command\n"
+    assert states() == []
+
+
 @pytest.mark.slow
 def test_finalists_of_a_deleted_search_are_rejected(tune: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(tune)
