@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -55,12 +55,10 @@ class Source:
     is_handwriting: bool = False  # whether `predict` finds digits in a picture; else it takes all of it
 
 
-def _source(row: dict[str, Any]) -> Source:
-    files = {split: tuple(File(**file) for file in files) for split, files in row.pop("files").items()}
-    return Source(tuple(row.pop("class_names")), files=files, **row)
-
-
-SOURCES = {name: _source(row) for name, row in read_yaml(Path(__file__).with_name("datasets.yaml")).items()}
+SOURCES: dict[str, Source] = {}
+for name, row in read_yaml(Path(__file__).with_name("datasets.yaml")).items():
+    files = {split: tuple(File(**file) for file in pair) for split, pair in row.pop("files").items()}
+    SOURCES[name] = Source(tuple(row.pop("class_names")), files=files, **row)
 
 
 def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
