@@ -138,30 +138,24 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
 
 
 def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
-    """Downloads compressed files; raises a UserError if no mirror has a valid copy of one of them."""
-    wanted = [(f"{file.name}.gz", file.compressed) for file in files]
-    try:
-        for name, checksum in [source.archive] if source.archive else wanted:
-            fetch([mirror + name for mirror in source.mirrors], raw_dir / name, checksum)
-    except OSError as error:
-        problem = f"no valid copy of {', '.join(file.name for file in files)} in {raw_dir}"
-        advice = "put the compressed files there, or name another folder with --data.data_dir"
-        raise UserError(f"{problem}, and the download failed ({one_line(error)}); {advice}") from error
-
-
-def fetch(urls: Sequence[str], path: Path, checksum: str) -> None:
-    """Downloads a file from the first URL that has it, or raises an OSError with the reason for each."""
+    """Downloads compressed files from the first mirror with a valid copy, or raises a UserError with all reasons."""
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_S)
-    problems = []
-    for url in urls:
-        try:
-            pooch.retrieve(url, checksum, path.name, path.parent, downloader=downloader)
-            return
-        except OSError as error:  # requests' errors are OSErrors, and some are also ValueErrors
-            problems.append(f"{url}: {re.sub(REPEATED, '', str(error))}")
-        except ValueError:
-            problems.append(f"{url}: checksum mismatch")
-    raise OSError("; ".join(problems) or "no mirror is known")
+    wanted = [(f"{file.name}.gz", file.compressed) for file in files]
+    for name, checksum in [source.archive] if source.archive else wanted:
+        problems = []
+        for url in [mirror + name for mirror in source.mirrors]:
+            try:
+                pooch.retrieve(url, checksum, name, raw_dir, downloader=downloader)
+                break
+            except OSError as error:  # requests' errors are OSErrors, and some are also ValueErrors
+                problems.append(f"{url}: {re.sub(REPEATED, '', one_line(error))}")
+            except ValueError:
+                problems.append(f"{url}: checksum mismatch")
+        else:
+            problem = f"no valid copy of {', '.join(file.name for file in files)} in {raw_dir}"
+            reasons = "; ".join(problems) or "no mirror is known"
+            advice = "put the compressed files there, or name another folder with --data.data_dir"
+            raise UserError(f"{problem}, and the download failed ({reasons}); {advice}")

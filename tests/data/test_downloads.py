@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lightning.data import sources
-from mnist_lightning.data.sources import File, Source, download, fetch
+from mnist_lightning.data.sources import File, Source, download
 from mnist_lightning.errors import UserError
 
 CONTENT = bytes(range(256)) * 800
@@ -71,6 +71,12 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
+def fetch(mirrors: list[str], folder: Path) -> None:
+    """Downloads `a.gz` from the first of these mirrors that has it."""
+    source = Source((), 0.2, 0.3, "Any", {}, [f"{mirror}/" for mirror in mirrors])
+    download(source, [File("a", compressed=CHECKSUM)], folder)
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -84,35 +90,35 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ],
 )
 def test_next_mirror_is_tried(address: str, tmp_path: Path, kind: str, reason: str) -> None:
-    fetch([address + kind, address + "good"], tmp_path / "a", CHECKSUM)
-    assert (tmp_path / "a").read_bytes() == CONTENT
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    with pytest.raises(OSError, match=rf"^{address}{kind}: .*{reason}"):
-        fetch([address + kind], tmp_path / "new" / "b", CHECKSUM)
+    fetch([address + kind, address + "good"], tmp_path)
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gz"]
+    with pytest.raises(UserError, match=rf"the download failed \({address}{kind}/a\.gz: .*{reason}"):
+        fetch([address + kind], tmp_path / "new")
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_reasons_of_all_mirrors_are_reported(address: str, tmp_path: Path) -> None:
-    with pytest.raises(OSError) as error:
-        fetch([address + "wrong", address + "404"], tmp_path / "a", CHECKSUM)
-    first, second = str(error.value).split("; ")
-    assert first == f"{address}wrong: checksum mismatch"
-    assert second.startswith(f"{address}404: 404 Client Error")
-    assert Mirror.requested == ["/wrong", "/404"]
+    with pytest.raises(UserError) as error:
+        fetch([address + "wrong", address + "404"], tmp_path)
+    first, second, _ = str(error.value).partition("failed (")[2].split("; ")
+    assert first == f"{address}wrong/a.gz: checksum mismatch"
+    assert second.startswith(f"{address}404/a.gz: 404 Client Error")
+    assert Mirror.requested == ["/wrong/a.gz", "/404/a.gz"]
 
 
 def test_valid_file_is_not_downloaded_again(address: str, tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(CONTENT)
-    fetch([address + "good"], tmp_path / "a", CHECKSUM)
+    (tmp_path / "a.gz").write_bytes(CONTENT)
+    fetch([address + "good"], tmp_path)
     assert Mirror.requested == []
 
 
 @pytest.mark.parametrize("content", [b"wrong", CONTENT[:1000], CONTENT + b"0"])
 def test_wrong_file_is_replaced(address: str, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a").write_bytes(content)
-    fetch([address + "good"], tmp_path / "a", CHECKSUM)
-    assert (tmp_path / "a").read_bytes() == CONTENT
-    assert Mirror.requested == ["/good"]
+    (tmp_path / "a.gz").write_bytes(content)
+    fetch([address + "good"], tmp_path)
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+    assert Mirror.requested == ["/good/a.gz"]
 
 
 @pytest.mark.parametrize("archive", [None, ("gzip.zip", CHECKSUM)])
