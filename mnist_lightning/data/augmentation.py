@@ -62,8 +62,7 @@ class Augmentation:
         check_range("augmentation.elastic_nodes", self.elastic_nodes, self.elastic_nodes > 1, "2 or more")
         for name, value in asdict(self).items():
             limit = LIMITS.get(name, math.inf)
-            allowed = f"between 0 and {limit:g}" if name in LIMITS else "0 or more"
-            check_range(f"augmentation.{name}", value, 0 <= value <= limit, allowed)
+            check_range(f"augmentation.{name}", value, 0 <= value <= limit, f"between 0 and {limit:g}")
 
     def __call__(self, images: Tensor, generator: Generator, is_one: Tensor | None = None) -> Tensor:
         """Returns distorted images `(N, 1, H, H)` float32 in [0, 1], bright ink; `is_one` `(N,)`: which show a 1."""

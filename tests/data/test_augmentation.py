@@ -126,7 +126,7 @@ def test_contrast_dims_ink_and_erasing_covers_a_rectangle() -> None:
         ({"rotation": 181}, "augmentation.rotation 181 is not allowed; it must be between 0 and 180"),
         ({"shear": -1}, "augmentation.shear -1 is not allowed; it must be between 0 and 80"),
         ({"inversion": 1.5}, "augmentation.inversion 1.5 is not allowed; it must be between 0 and 1"),
-        ({"noise": float("nan")}, "augmentation.noise nan is not allowed; it must be 0 or more"),
+        ({"noise": float("nan")}, "augmentation.noise nan is not allowed; it must be between 0 and inf"),
         ({"elastic_nodes": 1}, "augmentation.elastic_nodes 1 is not allowed; it must be 2 or more"),
     ],
 )
