@@ -54,7 +54,8 @@ def predict(flags: Sequence[str]) -> None:
         digits = _read(files, inputs, many=options.digits == "many")
         if len(digits) < (num_processes := cli.trainer.world_size):
             raise UserError(f"{len(digits)} digits are too few for {num_processes} processes; lower --trainer.devices")
-        data.use_test_images(torch.from_numpy(np.stack([digit.image for _, digit in digits])))
+        data.test_images = torch.from_numpy(np.stack([digit.image for _, digit in digits]))
+        data.test_labels = torch.zeros(len(digits), dtype=torch.uint8)  # unknown
     data.setup("predict")
     if not evaluation.run(cli):
         return

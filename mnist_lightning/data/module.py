@@ -152,10 +152,6 @@ class MNISTDataModule(LightningDataModule):
         inputs = InputFormat(self.image_size, self.channels)
         return image_folder.load(self.data_dir, split, self.class_names, inputs, self.split_seed)
 
-    def use_test_images(self, images: Tensor) -> None:
-        """Replaces the test images with unlabeled ones, of the same shape and uint8; all labels are 0."""
-        self.test_images, self.test_labels = images, torch.zeros(len(images), dtype=torch.uint8)
-
     def _loader(
         self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int = 0, seed: int | None = None
     ) -> DataLoader[Batch]:

@@ -151,14 +151,14 @@ def test_test_images_are_the_official_ones_in_their_order(mnist: MNISTDataModule
     assert labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 
 
-def test_use_test_images_replaces_the_test_images(tiny: Path) -> None:
+def test_setup_keeps_test_images_that_are_already_there(tiny: Path) -> None:
     data = MNISTDataModule("Tiny", str(tiny))
-    mine = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
-    data.use_test_images(mine)
+    mine, none = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8), torch.zeros(3, dtype=torch.uint8)
+    data.test_images, data.test_labels = mine, none
     data.setup("predict")
     ((images, labels),) = data.predict_dataloader()
     assert torch.equal(images, mine)
-    assert labels.tolist() == [0, 0, 0]
+    assert torch.equal(labels, none)
 
 
 @pytest.mark.parametrize(
