@@ -24,7 +24,6 @@ Split = Literal["train", "test"]
 BUNDLED_DIR = Path(__file__).parent / "mnist"
 SUSPECTED_LABEL_ERRORS = (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
 """Indices of MNIST's test images whose labels may be wrong. Source: Northcutt et al. 2021 (arXiv:2103.14749)."""
-IDX_DTYPES = {b"\0\0\x08": "u1", b"\0\0\x0c": ">i4"}
 REPEATED = r"^.*HTTPS?Connection\w*\(.*?port=\d+\): |[\"']\)\)$"  # what surrounds the reason in urllib3's errors
 TIMEOUT_S = 30  # seconds without a byte after which a mirror is abandoned
 
@@ -129,7 +128,7 @@ def parse_idx(content: bytes, path: Path) -> Tensor:
     Source: http://yann.lecun.com/exdb/mnist/, "The IDX file format".
     """
     try:
-        dtype, num_dimensions = IDX_DTYPES[content[:3]], content[3]
+        dtype, num_dimensions = {b"\0\0\x08": "u1", b"\0\0\x0c": ">i4"}[content[:3]], content[3]
         shape = np.frombuffer(content, ">u4", num_dimensions, offset=4).tolist()
         numbers = np.frombuffer(content, dtype, offset=4 + 4 * num_dimensions).reshape(shape)
     except (LookupError, ValueError) as error:
