@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
-from optuna.study import MaxTrialsCallback, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_lightning.arguments.cli import CLI
@@ -61,7 +60,7 @@ class Search:
         try:
             study = self._open(self.name)
             # All machines together complete `num_trials`, or stop when as many have failed.
-            limits = [MaxTrialsCallback(self.num_trials, states) for states in (DONE, (TrialState.FAIL,))]
+            limits = [optuna.study.MaxTrialsCallback(self.num_trials, states) for states in (DONE, (TrialState.FAIL,))]
             if len(study.get_trials(deepcopy=False, states=DONE)) < self.num_trials:
                 study.optimize(self._run_trial, timeout=end - time.monotonic(), catch=(Exception,), callbacks=limits)
             found = best_trials(study)
@@ -93,7 +92,7 @@ class Search:
         )
         if "made_with" not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_user_attr("made_with", made_with)
-        if study.direction != StudyDirection.MAXIMIZE or study.user_attrs.get("made_with") != made_with:
+        if study.direction != optuna.study.StudyDirection.MAXIMIZE or study.user_attrs.get("made_with") != made_with:
             other = "another space, config, --epochs or direction"
             raise UserError(f"the storage already has a study {name} with {other}; use another --study")
         return study
