@@ -114,10 +114,8 @@ class MNISTDataModule(LightningDataModule):
                 self.setup("fit")
                 own_mean, own_std = image_folder.measure(self.train_images)
         else:
-            known = f"one of {', '.join(sources.SOURCES)} or ImageFolder"
-            check_range("dataset", dataset, dataset in sources.SOURCES, known)
+            source = sources.find_source(dataset)
             check_range("image_size, channels", shape, shape == (28, 1), f"(28, 1) for {dataset}")
-            source = sources.SOURCES[dataset]
             class_names = self.class_names = list(source.class_names)
             self.is_handwriting, own_mean, own_std = source.is_handwriting, source.mean, source.std
         self.mean = mean = own_mean if mean is None else mean

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_lightning.errors import UserError, one_line
+from mnist_lightning.errors import UserError, check_range, one_line
 from mnist_lightning.files import read_yaml
 
 Split = Literal["train", "test"]
@@ -60,12 +60,18 @@ for name, row in read_yaml(Path(__file__).with_name("datasets.yaml")).items():
     SOURCES[name] = Source(tuple(row.pop("class_names")), files=files, **row)
 
 
+def find_source(dataset: str) -> Source:
+    """Returns a dataset's row in `SOURCES`, or raises a UserError."""
+    check_range("dataset", dataset, dataset in SOURCES, f"one of {', '.join(SOURCES)} or ImageFolder")
+    return SOURCES[dataset]
+
+
 def load(dataset: str, split: Split, data_dir: Path) -> tuple[Tensor, Tensor]:
     """Reads one split from verified files in torchvision's folders; what is missing or damaged is downloaded.
 
     Returns images `(N, 28, 28)` and labels `(N,)`, both uint8, or raises a UserError.
     """
-    source = SOURCES[dataset]
+    source = find_source(dataset)
     raw_dir = data_dir / source.folder / "raw"
     contents = {file: _read(source, file, raw_dir) for file in source.files[split]}
     if missing := [file for file, content in contents.items() if content is None]:
