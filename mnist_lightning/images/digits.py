@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.images import reading
 from mnist_lightning.images.ink import border, find_ink
 from mnist_lightning.images.reading import MAX_PIXELS, Gray, ImageError, ImageSource
@@ -70,10 +71,10 @@ def find_digits(source: ImageSource, many: bool = False, max_pixels: int = MAX_P
         digits = list(itertools.islice(_search(image, many, shrink), MAX_PIECES + 1))
         if many and shrink > 1 and np.median([digit.height for digit in digits]) < MIN_HEIGHT * shrink:
             digits = list(itertools.islice(_search(image, many, shrink // 2), MAX_PIECES + 1))
-    except ImageError as error:
-        raise ImageError(f"{reading.describe(source)} is blank: {error}") from error
+    except UserError as error:
+        raise ImageError(source, f"is blank: {error}") from error
     if len(digits) > MAX_PIECES:
-        raise ImageError(f"{reading.describe(source)} has more than {MAX_PIECES:,} pieces of ink", 413)
+        raise ImageError(source, f"has more than {MAX_PIECES:,} pieces of ink", 413)
     return digits
 
 

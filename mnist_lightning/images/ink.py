@@ -3,14 +3,15 @@
 import cv2
 import numpy as np
 
-from mnist_lightning.images.reading import Gray, ImageError
+from mnist_lightning.errors import UserError
+from mnist_lightning.images.reading import Gray
 
 MIN_CONTRAST = 0.06  # smallest difference between ink and paper, as a fraction of the range from black to white
 MIN_LINE = 0.02  # smallest difference between a ruled line and paper
 
 
 def find_ink(image: Gray) -> tuple[Gray, bool]:
-    """Returns ink, `(height, width)` float32 in [0, 1], and whether its paper is even; or raises an ImageError."""
+    """Returns ink, `(height, width)` float32 in [0, 1], and whether its paper is even; or raises a UserError."""
     smooth = cv2.GaussianBlur(image, (0, 0), min(1, max(0.5, max(image.shape) / 500)))
     paper = _even_paper(image)
     if paper is not None:
@@ -22,7 +23,7 @@ def find_ink(image: Gray) -> tuple[Gray, bool]:
     level, sample = _level(flat), _sample(flat)
     spread = 1.4826 * float(np.median(np.abs(sample))) + 1e-4  # standard deviation, estimated robustly
     if level < max(MIN_CONTRAST, 5 * spread) and level < 0.25:
-        raise ImageError("nothing stands out from the paper")
+        raise UserError("nothing stands out from the paper")
     positive = (sample[sample > 0] * (200 / level)).clip(max=255).astype(np.uint8)
     otsu, _ = cv2.threshold(positive, 0, 255, cv2.THRESH_OTSU)
     threshold = max(otsu / 200, 0.3) * level

@@ -26,8 +26,8 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # fil
 class ImageError(UserError):
     """An image can't be used; `status` is the service's answer: 413 if it is too large, 415 in an unknown format."""
 
-    def __init__(self, message: str, status: int = 422) -> None:
-        super().__init__(message)
+    def __init__(self, source: ImageSource, problem: str, status: int = 422) -> None:
+        super().__init__(f"{source if isinstance(source, str | Path) else 'the image'} {problem}")
         self.status = status
 
 
@@ -67,31 +67,25 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     """Decodes an image, upright, with transparency shown as white, or raises an ImageError or OSError."""
     if isinstance(source, Image.Image):
         return _flatten(source)
-    name = describe(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     if (num_bytes := file.stat().st_size if isinstance(file, Path) else len(source)) > MAX_BYTES:  # type: ignore[arg-type]
-        raise ImageError(f"{name} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}", 413)
+        raise ImageError(source, f"has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}", 413)
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width:,} x {image.height:,}"
-                raise ImageError(f"{name} has {size} pixels; the limit is {max_pixels:,}", 413)
+                raise ImageError(source, f"has {size} pixels; the limit is {max_pixels:,}", 413)
             if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-                raise ImageError(f"{name} is animated; use a still image")
+                raise ImageError(source, "is animated; use a still image")
             return _flatten(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} has far more pixels than the limit of {max_pixels:,}", 413) from error
+        raise ImageError(source, f"has far more pixels than the limit of {max_pixels:,}", 413) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not in a supported format; use {', '.join(FORMATS)}", 415) from error
+        raise ImageError(source, f"is not in a supported format; use {', '.join(FORMATS)}", 415) from error
     except (ImageError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # decoders raise all kinds of errors on damaged files
-        raise ImageError(f"{name} is damaged ({error})") from error
-
-
-def describe(source: ImageSource) -> str:
-    """Returns what an image is called in messages."""
-    return str(source) if isinstance(source, str | Path) else "the image"
+        raise ImageError(source, f"is damaged ({error})") from error
 
 
 def _flatten(image: Image.Image) -> Image.Image:

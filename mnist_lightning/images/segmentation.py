@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mnist_lightning.images.reading import Gray, ImageError
+from mnist_lightning.errors import UserError
+from mnist_lightning.images.reading import Gray
 
 MAX_COMPONENTS = 1000  # connected components that are searched for digits; each is compared with the others
 ONLY_SPECKS = "there is nothing but specks"
@@ -34,20 +35,20 @@ class Piece(NamedTuple):
 
 
 def merge(ink: Gray, is_even: bool) -> Piece:
-    """Returns all ink as one digit, without specks, or raises an ImageError."""
+    """Returns all ink as one digit, without specks, or raises a UserError."""
     labels, boxes, sizes = _components(ink)
     min_fractions = [0.3 if _may_be_shadow(box, ink, is_even) else 0.04 for box in boxes]
     kept = [index for index in range(len(boxes)) if sizes[index] >= max(4, min_fractions[index] * sizes.max())]
     if not kept:
-        raise ImageError(ONLY_SPECKS)
+        raise UserError(ONLY_SPECKS)
     return _piece(labels, boxes, kept, margin=3)
 
 
 def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
-    """Returns separate digits, line by line and from left to right, or raises an ImageError."""
+    """Returns separate digits, line by line and from left to right, or raises a UserError."""
     labels, boxes, sizes = _components(ink)
     if not 0 < len(boxes) <= MAX_COMPONENTS:
-        raise ImageError(f"{ONLY_SPECKS}: {len(boxes):,}, and at most {MAX_COMPONENTS:,} are searched")
+        raise UserError(f"{ONLY_SPECKS}: {len(boxes):,}, and at most {MAX_COMPONENTS:,} are searched")
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     height = float(np.quantile(heights[sizes >= 0.2 * np.quantile(sizes, 0.9)], 0.75))
     groups: list[list[int]] = []
@@ -61,7 +62,7 @@ def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
     # Others are dots, dashes and shadows.
     found = [p for p in pieces if len(p.mask) > height * (0.7 if _may_be_shadow(p.box, ink, is_even) else 0.5)]
     if not found:
-        raise ImageError(ONLY_SPECKS)
+        raise UserError(ONLY_SPECKS)
     return _lines(found, height)
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.images.ink import find_ink
-from mnist_lightning.images.reading import Gray, ImageError
+from mnist_lightning.images.reading import Gray
 
 STROKES = np.zeros((300, 400), bool)
 STROKES[80:220, 120:138] = STROKES[80:98, 120:240] = STROKES[140:158, 120:240] = True
@@ -37,5 +38,5 @@ def test_strokes_are_found_on_any_paper(kind: str, contrast: float) -> None:
 
 @pytest.mark.parametrize("kind", ["even", "gradient", "ruled", "grid"])
 def test_empty_paper_is_blank(kind: str) -> None:
-    with pytest.raises(ImageError, match=r"^nothing stands out from the paper$"):
+    with pytest.raises(UserError, match=r"^nothing stands out from the paper$"):
         find_ink(paper(kind))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mnist_lightning.images.reading import Gray, ImageError
+from mnist_lightning.errors import UserError
+from mnist_lightning.images.reading import Gray
 from mnist_lightning.images.segmentation import Box, merge, split
 
 
@@ -62,9 +63,9 @@ def test_merge_keeps_all_strokes_and_drops_shadows_at_the_edge() -> None:
 def test_image_with_only_specks_is_blank() -> None:
     specks = np.zeros((200, 300), np.float32)
     specks[5::5, 5::5] = 1
-    with pytest.raises(ImageError, match=r"^there is nothing but specks$"):
+    with pytest.raises(UserError, match=r"^there is nothing but specks$"):
         merge(specks, True)
-    with pytest.raises(ImageError, match=r"^there is nothing but specks: 2,301, and at most 1,000 are searched$"):
+    with pytest.raises(UserError, match=r"^there is nothing but specks: 2,301, and at most 1,000 are searched$"):
         split(specks, True)
-    with pytest.raises(ImageError, match=r"^there is nothing but specks$"):
+    with pytest.raises(UserError, match=r"^there is nothing but specks$"):
         split(page((10, 10, 11, 11)), True)
