@@ -83,7 +83,9 @@ def _search(image: Gray, many: bool, shrink: int) -> Iterator[Digit]:
     factor = shrink if max(image.shape) > MIN_SIZE else max(image.shape) / MIN_SIZE
     height, width = (max(1, int(side / factor)) for side in image.shape)
     ink, is_even = find_ink(_resize(image[: height * shrink, : width * shrink], width, height))
-    lines = split(ink, is_even) if many else [[merge(ink, is_even)]]
+    lines = split(ink, is_even) if many else merge(ink, is_even)
+    if not lines:
+        raise UserError("there is nothing but specks")
     node = 0
     for line, groups in enumerate(lines):
         for group in groups:

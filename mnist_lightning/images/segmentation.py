@@ -12,7 +12,6 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.images.reading import Gray
 
 MAX_COMPONENTS = 1000  # connected components that are searched for digits; each is compared with the others
-ONLY_SPECKS = "there is nothing but specks"
 
 ROWS = 32  # height to which ink is reduced in order to find seams
 STIFFNESSES = (0.5, 1.5)  # costs of a step aslant, compared with a pixel of ink
@@ -34,21 +33,19 @@ class Piece(NamedTuple):
     cost: float = 0.0  # how unlikely it is as a digit: minus a logarithm
 
 
-def merge(ink: Gray, is_even: bool) -> Piece:
-    """Returns all ink as one digit, without specks, or raises a UserError."""
+def merge(ink: Gray, is_even: bool) -> list[list[Piece]]:
+    """Returns all ink as one digit in one line, without specks; no line if there is nothing else."""
     labels, boxes, sizes = _components(ink)
     min_fractions = [0.3 if _may_be_shadow(box, ink, is_even) else 0.04 for box in boxes]
     kept = [index for index in range(len(boxes)) if sizes[index] >= max(4, min_fractions[index] * sizes.max())]
-    if not kept:
-        raise UserError(ONLY_SPECKS)
-    return _piece(labels, boxes, kept, margin=3)
+    return [[_piece(labels, boxes, kept, margin=3)]] if kept else []
 
 
 def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
-    """Returns separate digits, line by line and from left to right, or raises a UserError."""
+    """Returns separate digits, line by line and from left to right, without specks; or raises a UserError."""
     labels, boxes, sizes = _components(ink)
     if not 0 < len(boxes) <= MAX_COMPONENTS:
-        raise UserError(f"{ONLY_SPECKS}: {len(boxes):,}, and at most {MAX_COMPONENTS:,} are searched")
+        raise UserError(f"there are {len(boxes):,} specks, and at most {MAX_COMPONENTS:,} are searched")
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     height = float(np.quantile(heights[sizes >= 0.2 * np.quantile(sizes, 0.9)], 0.75))
     groups: list[list[int]] = []
@@ -61,8 +58,6 @@ def split(ink: Gray, is_even: bool) -> list[list[Piece]]:
     pieces = [_piece(labels, boxes, group, margin=2) for group in groups]
     # Others are dots, dashes and shadows.
     found = [p for p in pieces if len(p.mask) > height * (0.7 if _may_be_shadow(p.box, ink, is_even) else 0.5)]
-    if not found:
-        raise UserError(ONLY_SPECKS)
     return _lines(found, height)
 
 
