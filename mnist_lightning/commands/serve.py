@@ -34,15 +34,14 @@ def serve(flags: Sequence[str]) -> None:
 
 def _parse(flags: Sequence[str]) -> argparse.Namespace:
     parser = Parser(command_line("serve"), allow_abbrev=False)
-    parser.add_argument("--ckpt_path")
-    parser.add_argument("--model", type=Path)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--ckpt_path")
+    source.add_argument("--model", type=Path)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--url_prefix", default="")
     parser.add_argument("--cors_origin")
     args = parser.parse_args(flags)
-    if args.model and args.ckpt_path:
-        raise UserError("--model and --ckpt_path are both given; omit one of them")
     is_prefix = re.fullmatch("(/[^/?#]+)*", args.url_prefix) is not None
     check_range("--url_prefix", args.url_prefix, is_prefix, "a path without a slash at the end, such as /digits")
     is_origin = re.fullmatch(r"\*|https?://[^/\s]+", args.cors_origin or "*") is not None

@@ -95,7 +95,7 @@ def test_command_service_and_checkpoint_agree(exported: Path, mnist_images: UInt
     ("flags", "problem"),
     [
         (["--ckpt_path", "no.ckpt"], "checkpoint no.ckpt is not a file; use a path, best, last or pretrained"),
-        (["--ckpt_path", "a", "--model", "b"], "--model and --ckpt_path are both given; omit one of them"),
+        (["--ckpt_path", "a", "--model", "b"], "argument --model: not allowed with argument --ckpt_path; see "),
         (["--port", "99999"], "--port 99999 is not allowed; it must be between 0 and 65535"),
         (["--host", "no.host.invalid"], "can't listen on --host no.host.invalid --port 0: "),
         (["--port", "eighty"], "invalid int value: 'eighty'; see python -m mnist_lightning serve --help"),
