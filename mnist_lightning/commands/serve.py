@@ -61,12 +61,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _exported(ckpt_path: str | None) -> Path:
     """Returns the cached ONNX file of a checkpoint, exporting it on first use."""
-    try:
-        checkpoint = folders.find_checkpoint(ckpt_path or "best")
-    except UserError:
-        if ckpt_path:
-            raise
-        checkpoint = folders.PRETRAINED
+    default = "best" if any(folders.LOGS_DIR.glob("version_*/checkpoints/best.ckpt")) else "pretrained"
+    checkpoint = folders.find_checkpoint(ckpt_path or default)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist_lightning"
     path = cache / f"{digest[:32]}-{version('mnist_lightning')}.onnx"
