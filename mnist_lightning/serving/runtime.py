@@ -28,10 +28,8 @@ class ExportedClassifier:
             self.inputs = InputFormat(size, channels, self.metadata.get("is_handwriting", "True") == "True")
             if self(np.zeros((1, *self.inputs.shape), np.uint8)).shape != (1, len(self.class_names)):  # also warms up
                 raise ValueError
-        except OSError as error:
-            raise UserError(f"{name}: {error.strerror}; use a file written by export") from error
         except Exception as error:  # onnxruntime's own errors share no base class
-            raise UserError(f"{name} is damaged, or was not written by export") from error
+            raise UserError(f"{name} can't be read, is damaged, or was not written by export") from error
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Returns probabilities `(N, C)` float32 for images `(N, 28, 28)` uint8, or of the shape in `inputs`."""

@@ -100,7 +100,7 @@ def test_command_service_and_checkpoint_agree(exported: Path, mnist_images: UInt
         (["--host", "no.host.invalid"], "can't listen on --host no.host.invalid --port 0: "),
         (["--port", "eighty"], "invalid int value: 'eighty'; see python -m mnist_lightning serve --help"),
         (["--workers", "2"], "unrecognized arguments: --workers 2; see python -m mnist_lightning serve --help"),
-        (["--model", "no.onnx"], "no.onnx: No such file or directory; use a file written by export"),
+        (["--model", "no.onnx"], "no.onnx can't be read, is damaged, or was not written by export"),
     ],
 )
 def test_wrong_flag_is_reported(flags: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,7 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--model", "text"], "text is damaged, or was not written by export"),
+        (["--model", "text"], "text can't be read, is damaged, or was not written by export"),
         (["--ckpt_path", "text"], "checkpoint text is damaged, not a checkpoint, or needs code to load; train one"),
     ],
 )

@@ -42,7 +42,7 @@ def other_model() -> bytes:
 def test_file_not_written_by_export_is_rejected(content: bytes) -> None:
     path = Path("model.onnx")
     path.write_bytes(content)
-    problem = "is damaged, or was not written by export"
+    problem = "can't be read, is damaged, or was not written by export"
     for source, name in ((path, "model.onnx"), (content, "the exported model")):
         with pytest.raises(UserError) as error:
             ExportedClassifier(source)
@@ -52,11 +52,11 @@ def test_file_not_written_by_export_is_rejected(content: bytes) -> None:
 def test_missing_file_is_reported() -> None:
     with pytest.raises(UserError) as error:
         ExportedClassifier(Path("no.onnx"))
-    assert str(error.value) == "no.onnx: No such file or directory; use a file written by export"
+    assert str(error.value) == "no.onnx can't be read, is damaged, or was not written by export"
 
 
 def test_wrong_number_of_class_names_is_reported(exported: Path) -> None:
     proto = onnx.load(exported)
     onnx.helper.set_model_props(proto, {"class_names": '["a", "b"]'})
-    with pytest.raises(UserError, match=r"^the exported model is damaged, or was not written by"):
+    with pytest.raises(UserError, match=r"^the exported model can't be read, is damaged, or was not written by"):
         ExportedClassifier(proto.SerializeToString())
