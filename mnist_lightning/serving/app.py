@@ -80,9 +80,10 @@ def predict() -> Response:
     if mode not in ("one", "many"):
         raise exceptions.BadRequest(f"digits={mode[:20]} is not allowed; use one or many")
     classifier: ExportedClassifier = current_app.config["CLASSIFIER"]
-    if mode == "many" and not classifier.inputs.is_handwriting:
-        raise exceptions.BadRequest("digits=many needs a model of handwriting; omit it")
-    digits = _read_digits(classifier.inputs, mode == "many")
+    is_json = request.mimetype == "application/json"
+    if mode == "many" and (is_json or not classifier.inputs.is_handwriting):
+        raise exceptions.BadRequest("digits=many needs an image, and a model of handwriting; omit it")
+    digits = _parse_arrays(classifier.inputs) if is_json else _read_image(classifier.inputs, mode == "many")
     probabilities = classifier(np.stack([digit.image for digit in digits]))
     chosen, confidences = choose(digits, probabilities)
     digits, probabilities = [digits[index] for index in chosen], probabilities[chosen]
@@ -122,12 +123,7 @@ def add_headers(response: Response) -> Response:
     return response
 
 
-def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
-    """Returns what the model sees of a request's image, or of its JSON."""
-    if request.mimetype == "application/json":
-        if many:
-            raise exceptions.BadRequest("digits=many finds digits in an image; omit it with JSON")
-        return _parse_arrays(request.get_data(), inputs)
+def _read_image(inputs: InputFormat, many: bool) -> list[Digit]:
     if request.mimetype == "multipart/form-data":
         if "image" not in request.files:
             raise exceptions.BadRequest("the form has no file named image")
@@ -144,9 +140,9 @@ def _read_digits(inputs: InputFormat, many: bool) -> list[Digit]:
         exceptions.abort(error.status, str(error))
 
 
-def _parse_arrays(text: bytes, inputs: InputFormat) -> list[Digit]:
+def _parse_arrays(inputs: InputFormat) -> list[Digit]:
     try:
-        content = json.loads(text)
+        content = json.loads(request.get_data())
     except (ValueError, RecursionError) as error:
         raise exceptions.BadRequest("the JSON is invalid, or nested too deeply") from error
     arrays = content.get("images") if isinstance(content, dict) else None

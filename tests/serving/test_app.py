@@ -186,10 +186,8 @@ def test_wrong_parameter_is_reported(client: FlaskClient) -> None:
     response = client.post("/predict?digits=two")
     assert (response.status_code, error(response)) == (400, "digits=two is not allowed; use one or many")
     response = client.post("/predict?digits=many", json={"images": [EMPTY]})
-    assert (response.status_code, error(response)) == (
-        400,
-        "digits=many finds digits in an image; omit it with JSON",
-    )
+    expected = (400, "digits=many needs an image, and a model of handwriting; omit it")
+    assert (response.status_code, error(response)) == expected
 
 
 def test_internal_error_hides_its_details(classifier: ExportedClassifier) -> None:
