@@ -125,15 +125,13 @@ def add_headers(response: Response) -> Response:
 
 def _read_image(inputs: InputFormat, many: bool) -> list[Digit]:
     if request.mimetype == "multipart/form-data":
-        if "image" not in request.files:
-            raise exceptions.BadRequest("the form has no file named image")
-        content: bytes = request.files["image"].read()
+        content: bytes = request.files["image"].read() if "image" in request.files else b""
     elif request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
         content = request.get_data()
     else:
         exceptions.abort(415, "send image/png or another image, multipart/form-data or application/json")
     if not content:
-        raise exceptions.BadRequest("the image is empty")
+        raise exceptions.BadRequest("the image is empty, or the form has no file named image")
     try:
         return inputs.read(content, many, MAX_PIXELS)
     except reading.ImageError as error:

@@ -91,8 +91,8 @@ def images_with(row: list[Any]) -> dict[str, Any]:
 
 INVALID = 'the JSON has no valid images; send {"images": [[[28 integers from 0 to 255], …28 rows], …]}'
 BODIES: list[tuple[int, str, dict[str, Any]]] = [
-    (400, "the image is empty", {"data": b"", "content_type": "image/png"}),
-    (400, "the form has no file named image", {"data": {"photo": (io.BytesIO(b"1"), "a.png")}}),
+    (400, "the image is empty, or the form has no file named image", {"data": b"", "content_type": "image/png"}),
+    (400, "the image is empty, or the form has no file named image", {"data": {"photo": (io.BytesIO(b"1"), "a.png")}}),
     (415, "send image/png or another image, multipart/form-data", {"data": b"<p>7</p>", "content_type": "text/html"}),
     (415, "send image/png or another image, multipart/form-data", {"data": b"7"}),
     (415, "the image is not in a supported format; use PNG", {"data": b"7", "content_type": "image/png"}),
