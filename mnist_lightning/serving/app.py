@@ -148,7 +148,6 @@ def _parse_arrays(inputs: InputFormat) -> list[Digit]:
         raise exceptions.RequestEntityTooLarge(f"the JSON has {len(arrays):,} images; the limit is {MAX_IMAGES}")
     pixels = np.array(arrays, dtype=object)  # other types accept booleans, or pad each cell to the longest text
     if pixels.shape[1:] != inputs.shape or not all(type(v) is int and 0 <= v <= 255 for v in pixels.flat):
-        value = "integers" if inputs.channels == 1 else "lists of 3 integers"
-        expected = f'{{"images": [[[{inputs.image_size} {value} from 0 to 255], …{inputs.image_size} rows], …]}}'
+        expected = f'{{"images": […]}}, each as {" x ".join(map(str, inputs.shape))} integers from 0 to 255'
         raise exceptions.UnprocessableEntity(f"the JSON has no valid images; send {expected}")
     return [Digit(image, 0, 0, len(image), len(image), 0, i, i + 1) for i, image in enumerate(pixels.astype(np.uint8))]

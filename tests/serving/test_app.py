@@ -89,7 +89,7 @@ def images_with(row: list[Any]) -> dict[str, Any]:
     return {"json": {"images": [EMPTY, [*EMPTY[1:], row]]}}
 
 
-INVALID = 'the JSON has no valid images; send {"images": [[[28 integers from 0 to 255], …28 rows], …]}'
+INVALID = 'the JSON has no valid images; send {"images": […]}, each as 28 x 28 integers from 0 to 255'
 BODIES: list[tuple[int, str, dict[str, Any]]] = [
     (400, "the image is empty, or the form has no file named image", {"data": b"", "content_type": "image/png"}),
     (400, "the image is empty, or the form has no file named image", {"data": {"photo": (io.BytesIO(b"1"), "a.png")}}),
