@@ -136,6 +136,5 @@ def _thicken(ink: Gray) -> Gray:
     depth = cv2.distanceTransform(np.pad((ink > 0.5).view(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_5)
     ridge = depth[(depth == cv2.dilate(depth, np.ones((3, 3)))) & (depth > 0)]
     missing = max(ink.shape) / 12 - 2 * float(np.median(ridge))  # twice the median is a stroke's width
-    if missing < 1:
-        return ink
-    return np.asarray(cv2.dilate(ink, np.ones((round(missing) + 1,) * 2)), np.float32)
+    size = round(missing) + 1 if missing >= 1 else 1
+    return np.asarray(cv2.dilate(ink, np.ones((size, size))), np.float32)
