@@ -112,8 +112,12 @@ def to_mnist(ink: Gray) -> npt.NDArray[np.uint8]:
     Source: MNIST's preprocessing as reconstructed by Yadav and Bottou 2019 (arXiv:1905.10498).
     """
     height, width = ink.shape
+    depth = cv2.distanceTransform(np.pad((ink > 0.5).view(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_5)
+    ridge = depth[(depth == cv2.dilate(depth, np.ones((3, 3)))) & (depth > 0)]
+    missing = max(height, width) / 12 - 2 * float(np.median(ridge))  # twice the median is a stroke's width
+    pen = round(missing) + 1 if missing >= 1 else 1  # widens strokes to MNIST's thinnest, a twelfth of the digit's size
     scale = 20 / max(height, width)
-    small = _resize(_thicken(ink), max(1, round(width * scale)), max(1, round(height * scale)))
+    small = _resize(cv2.dilate(ink, np.ones((pen, pen))), max(1, round(width * scale)), max(1, round(height * scale)))
     small /= small.max()
     margin = 28 - np.array(small.shape)  # both sides together
     before = np.clip(15 - np.array(_center(small)), 0, margin).astype(int)
@@ -129,12 +133,3 @@ def _center(image: Gray) -> list[float]:
 def _resize(image: Gray, width: int, height: int) -> Gray:
     method = cv2.INTER_AREA if width * height < image.size else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, (width, height), interpolation=method).clip(0, 1), np.float32)
-
-
-def _thicken(ink: Gray) -> Gray:
-    """Widens strokes that are thinner than MNIST's thinnest, about a twelfth of the digit's size."""
-    depth = cv2.distanceTransform(np.pad((ink > 0.5).view(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_5)
-    ridge = depth[(depth == cv2.dilate(depth, np.ones((3, 3)))) & (depth > 0)]
-    missing = max(ink.shape) / 12 - 2 * float(np.median(ridge))  # twice the median is a stroke's width
-    size = round(missing) + 1 if missing >= 1 else 1
-    return np.asarray(cv2.dilate(ink, np.ones((size, size))), np.float32)
