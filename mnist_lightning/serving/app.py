@@ -17,7 +17,7 @@ from mnist_lightning.serving.runtime import ExportedClassifier
 MAX_BYTES = 2 * 1024**2  # per request body
 MAX_PIXELS = 16_000_000  # per image: 2 MiB can hold far more, and each pixel takes 20 bytes while it is read
 MAX_IMAGES = 256  # per request with JSON
-MAX_THREADS = 4  # requests processed at once, given enough cores; others wait
+MAX_THREADS = 4  # requests processed at once, given enough cores; others wait, and slow clients occupy none
 MAX_CONNECTIONS = 400  # further clients wait for a free one; within select's limit on all systems
 IDLE_S = 10  # seconds after which a connection without traffic is closed
 HEADERS = {
@@ -43,11 +43,7 @@ def create_app(classifier: ExportedClassifier, cors_origin: str | None = None) -
 
 
 def run(app: Flask, listener: socket.socket, url_prefix: str = "") -> None:
-    """Serves on a listening socket until a KeyboardInterrupt; requests in progress are still answered.
-
-    waitress reads a whole request before it uses a thread, so that slow clients block none. A prefix, such as
-    `/digits`, is the path at which a reverse proxy publishes the service.
-    """
+    """Serves on a listening socket until a KeyboardInterrupt; requests in progress are still answered."""
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns about every request that waits
     limits = {"threads": min(os.cpu_count() or 1, MAX_THREADS), "connection_limit": MAX_CONNECTIONS}
     times = {"channel_timeout": IDLE_S, "cleanup_interval": 1}
