@@ -46,13 +46,8 @@ def read(path: Path) -> Checkpoint:
             if damaged := archive.testzip():  # torch writes checksums but does not verify them
                 raise ValueError(f"checksum mismatch of {damaged}")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises all kinds of errors for files that are not checkpoints
-        best = path.with_name("best.ckpt")
-        advice = f"try --ckpt_path {best}" if path.name == "last.ckpt" and best.exists() else TRAIN_ONE
-        raise UserError(f"checkpoint {path} is damaged, not a checkpoint, or needs code to load; {advice}") from error
-    run_dir = path.parent.parent
-    is_in_run = path.parent.name == "checkpoints" and (run_dir / "config.yaml").is_file()
-    try:
+        run_dir = path.parent.parent
+        is_in_run = path.parent.name == "checkpoints" and (run_dir / "config.yaml").is_file()
         return Checkpoint(
             path,
             run_dir if is_in_run else None,
@@ -65,8 +60,10 @@ def read(path: Path) -> Checkpoint:
             num_steps=int(content["global_step"]),
             is_resumable=bool(content.get("optimizer_states")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"checkpoint {path} was not written by mnist_lightning; {TRAIN_ONE}") from error
+    except Exception as error:  # torch raises all kinds of errors for files that are not checkpoints
+        best = path.with_name("best.ckpt")
+        advice = f"try --ckpt_path {best}" if path.name == "last.ckpt" and best.exists() else TRAIN_ONE
+        raise UserError(f"checkpoint {path} is damaged, of another program, or needs code to load; {advice}") from error
 
 
 class DurableIO(TorchCheckpointIO):

@@ -121,7 +121,7 @@ def test_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "problem"),
     [
         (["--model", "text"], "text can't be read, is damaged, or was not written by export"),
-        (["--ckpt_path", "text"], "checkpoint text is damaged, not a checkpoint, or needs code to load; train one"),
+        (["--ckpt_path", "text"], "checkpoint text is damaged, of another program, or needs code to load; train one"),
     ],
 )
 def test_unusable_model_is_reported(flags: list[str], problem: str, tmp_path: Path) -> None:

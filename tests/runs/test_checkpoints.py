@@ -63,14 +63,14 @@ def test_file_that_is_not_a_checkpoint_is_reported_and_runs_no_code(tmp_path: Pa
         path.write_bytes({"text": b"hello\n", "empty": b"", "cut": content[: len(content) // 2]}[kind])
     with pytest.raises(UserError) as error:
         checkpoints.read(path)
-    assert str(error.value) == f"checkpoint {path} is damaged, not a checkpoint, or needs code to load; {TRAIN_ONE}"
+    assert str(error.value) == f"checkpoint {path} is damaged, of another program, or needs code to load; {TRAIN_ONE}"
     assert not Path("harm").exists()
 
 
 def test_best_checkpoint_is_suggested_where_the_last_one_is_damaged(tmp_path: Path) -> None:
     for name in ("best", "last"):
         (tmp_path / f"{name}.ckpt").write_bytes(b"")
-    problem = "is damaged, not a checkpoint, or needs code to load"
+    problem = "is damaged, of another program, or needs code to load"
     for name, advice in (("last", f"try --ckpt_path {tmp_path}/best.ckpt"), ("best", TRAIN_ONE)):
         with pytest.raises(UserError) as error:
             checkpoints.read(tmp_path / f"{name}.ckpt")
@@ -117,7 +117,8 @@ def test_checkpoint_of_another_program_is_reported(tmp_path: Path, content: obje
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError) as error:
         checkpoints.read(tmp_path / "other.ckpt")
-    assert str(error.value) == f"checkpoint {tmp_path / 'other.ckpt'} was not written by mnist_lightning; {TRAIN_ONE}"
+    problem = "is damaged, of another program, or needs code to load"
+    assert str(error.value) == f"checkpoint {tmp_path / 'other.ckpt'} {problem}; {TRAIN_ONE}"
 
 
 def test_only_a_folder_with_a_config_is_a_run_folder(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_damaged_last_checkpoint_is_reported_with_the_way_out(
     content[len(content) // 2] ^= 1
     LAST.write_bytes(content)
     assert line_of(["fit", "--ckpt_path", "last"], capsys) == (
-        f"error: checkpoint {LAST} is damaged, not a checkpoint, or needs code to load; try --ckpt_path {BEST}\n"
+        f"error: checkpoint {LAST} is damaged, of another program, or needs code to load; try --ckpt_path {BEST}\n"
     )
     main(["fit", "--ckpt_path", str(BEST)])
     assert len(read_csv(RUN / "metrics.csv")) == 3
