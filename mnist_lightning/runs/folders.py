@@ -29,16 +29,15 @@ def run_dirs(logs_dir: Path) -> list[Path]:
 def make_run_dir(logs_dir: Path) -> Path:
     """Creates the next run folder, or raises a UserError; runs that start at the same moment get different ones."""
     number = max((int(path.name[8:]) + 1 for path in run_dirs(logs_dir)), default=0)
-    while True:
-        path = logs_dir / f"version_{number}"
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            advice = "choose another location with --trainer.default_root_dir"
-            raise UserError(f"{path} can't be created ({error.strerror}); {advice}") from error
+    path = logs_dir / f"version_{number}"
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:  # another run was faster
+        return make_run_dir(logs_dir)
+    except OSError as error:
+        advice = "choose another location with --trainer.default_root_dir"
+        raise UserError(f"{path} can't be created ({error.strerror}); {advice}") from error
+    return path
 
 
 @contextlib.contextmanager
