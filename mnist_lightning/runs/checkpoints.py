@@ -73,7 +73,4 @@ class DurableIO(TorchCheckpointIO):
         """Writes a checkpoint, or raises a UserError and keeps the previous one."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        try:
-            write_atomically(Path(path), buffer.getvalue())
-        except UserError as error:
-            raise UserError(f"checkpoint {error}; any earlier one is intact") from error
+        write_atomically(Path(path), buffer.getvalue())
