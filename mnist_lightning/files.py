@@ -42,12 +42,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise UserError(f"{path} can't be written ({error.strerror or error}); {advice}") from error
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Removes leftovers of a killed `write_atomically` from a folder that no other process writes to."""
-    for path in folder.rglob(f".*.*.{'?' * 8}"):
-        path.unlink()
-
-
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file, or raises a UserError."""
     from jsonargparse import get_loader  # reads 1e-4 as a number, as on the command line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import read_yaml, remove_temporary_files, write_atomically
+from mnist_lightning.files import read_yaml, write_atomically
 
 
 def test_text_and_bytes_are_written_to_a_new_folder(tmp_path: Path) -> None:
@@ -69,15 +69,6 @@ def test_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         write_atomically(tmp_path, "text")
     assert str(error.value) == f"{tmp_path} can't be written (Is a directory); choose another location"
-
-
-def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    kept = [tmp_path / name for name in (".hidden", "a.txt", ".a.txt", "checkpoints/best.ckpt")]
-    for path in (*kept, tmp_path / ".a.txt.0123abcd", tmp_path / "checkpoints" / ".best.ckpt.89abcdef"):
-        path.touch()
-    remove_temporary_files(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_yaml_is_read(tmp_path: Path) -> None:

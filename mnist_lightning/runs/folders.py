@@ -13,7 +13,7 @@ import filelock
 
 from mnist_lightning.console import command_line
 from mnist_lightning.errors import UserError, hide_passwords
-from mnist_lightning.files import remove_temporary_files, write_atomically
+from mnist_lightning.files import write_atomically
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained.ckpt"  # the weights that come with the package
 LOGS_DIR = Path("lightning_logs")  # where runs are, unless `--trainer.default_root_dir` names another parent
@@ -45,7 +45,8 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Keeps other processes from training in a run folder; the lock ends with this process, even if it is killed."""
     try:
         with filelock.FileLock(run_dir / ".lock", blocking=False):
-            remove_temporary_files(run_dir)
+            for path in run_dir.rglob(f".*.*.{'?' * 8}"):  # what a killed `write_atomically` leaves
+                path.unlink()
             yield
     except filelock.Timeout as error:
         raise UserError(f"another process is training in {run_dir}; wait for it, or stop it") from error

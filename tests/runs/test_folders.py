@@ -103,6 +103,15 @@ def test_lock_removes_temporary_files_of_a_killed_process(tmp_path: Path) -> Non
         assert (tmp_path / ".hidden").exists()
 
 
+def test_lock_removes_only_temporary_files(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    kept = [tmp_path / name for name in (".hidden", ".lock", "a.txt", ".a.txt", "checkpoints/best.ckpt")]
+    for path in (*kept, tmp_path / ".a.txt.0123abcd", tmp_path / "checkpoints" / ".best.ckpt.89abcdef"):
+        path.touch()
+    with folders.locked(tmp_path):
+        assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
 def test_locked_folder_cannot_be_locked_twice(tmp_path: Path) -> None:
     with folders.locked(tmp_path):
         with pytest.raises(UserError) as error, folders.locked(tmp_path):
