@@ -48,16 +48,14 @@ class Ensemble(Classifier):
     def __init__(self, ckpt_paths: Sequence[str], shift: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_range("shift", shift, shift >= 0, "0 or more, such as 1")
+        check_range("ckpt_paths", list(ckpt_paths), len(ckpt_paths) > 0, "one or more checkpoints")
         self.shift = shift
-        if not ckpt_paths:
-            raise UserError("ckpt_paths is empty; name one or more checkpoints")
         self.ckpt_paths = [folders.find_checkpoint(path) for path in ckpt_paths]
         members = [rebuild(checkpoints.read(path)) for path in self.ckpt_paths]
         for path, member in zip(self.ckpt_paths, members, strict=True):
             theirs, ours = ((m.class_names, m.hparams["mean"], m.hparams["std"]) for m in (member, self))
             if theirs != ours:
-                problem = f"checkpoint {path} has the classes, mean and std {theirs}, but this data has {ours}"
-                raise UserError(f"{problem}; use the same data")
+                raise UserError(f"checkpoint {path} has classes, mean and std {theirs}, not {ours}; use the same data")
         self.members, self.network = members, nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:

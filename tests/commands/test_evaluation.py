@@ -88,7 +88,7 @@ def test_wrong_ensemble_is_rejected(run: Path, capsys: pytest.CaptureFixture[str
     assert "an Ensemble consists of trained checkpoints" in line_of(["fit", *ensemble, str(BEST)], capsys)
     assert "it takes no --ckpt_path" in line_of(["test", *ensemble, str(BEST), "--ckpt_path", "best"], capsys)
     assert "checkpoint no.ckpt is not a file" in line_of(["test", *ensemble, str(BEST), "no.ckpt"], capsys)
-    assert "ckpt_paths is empty" in line_of(["test", *ensemble, "[]"], capsys)
+    assert "ckpt_paths [] is not allowed" in line_of(["test", *ensemble, "[]"], capsys)
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
 
 

@@ -77,9 +77,9 @@ def test_shifted_images_are_averaged() -> None:
 
 
 def test_unusable_members_are_reported(run: Path) -> None:
-    with pytest.raises(UserError, match=r"^ckpt_paths is empty; name one or more checkpoints$"):
+    with pytest.raises(UserError, match=r"^ckpt_paths \[\] is not allowed; it must be one or more checkpoints$"):
         Ensemble([])
     with pytest.raises(UserError, match=r"^checkpoint no\.ckpt is not a file"):
         Ensemble(["no.ckpt"])
-    with pytest.raises(UserError, match=r"best\.ckpt has the classes, mean and std .*, 0\.2, .*, 0\.5, "):
+    with pytest.raises(UserError, match=r"best\.ckpt has classes, mean and std .*, 0\.2, .*, 0\.5, "):
         Ensemble([str(BEST)], mean=0.5, std=0.3)
