@@ -121,7 +121,7 @@ class CLI(LightningCLI):
         self.precision_note = settings.choose_precision(self.command, config, is_new=not self.checkpoint)
         callbacks: list[Callback] = self.trainer_defaults["callbacks"]
         if has_bar := config.enable_progress_bar or (config.enable_progress_bar is None and sys.stdout.isatty()):
-            callbacks.append(PassBar())
+            callbacks.append(PassBar(refresh_rate=20, leave=True))  # closes each epoch's bar, and does not reuse it
         if self.command == "fit":
             callbacks += [self.history, ExactResume()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:

@@ -12,9 +12,6 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 class PassBar(TQDMProgressBar):
     """Counts the batches of a pass. What stays of an epoch is the line that `TrainingHistory` prints."""
 
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=20, leave=True)  # closes each epoch's bar, and does not reuse it
-
     def _make_bar(self, name: str, **options: Any) -> Tqdm:
         layout = f"{name} |{{bar}}| {{n_fmt}} of {{total_fmt}} batches, {{remaining}} left"
         position = int(name == "validating" and self.trainer.state.fn == "fit")  # below the epoch's bar
