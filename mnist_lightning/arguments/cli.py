@@ -87,8 +87,7 @@ class CLI(LightningCLI):
         flags = command_flags.normalize(args)
         ckpt_path, init_from, root = command_flags.named_checkpoint(flags)
         if ckpt_path and init_from and self.command == "fit":
-            both = f"--ckpt_path {ckpt_path} resumes a run, --init_from {init_from} starts one"
-            raise UserError(f"{both}; omit one of them")
+            raise UserError("--ckpt_path resumes a run, --init_from starts one; omit one of them")
         stored, is_resumed = None, bool(ckpt_path) and self.command == "fit"
         if path := ckpt_path or (init_from if self.command == "fit" else "best"):
             stored = checkpoints.read(folders.find_checkpoint(path, Path(root or ".") / folders.LOGS_DIR, is_resumed))

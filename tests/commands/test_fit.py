@@ -235,9 +235,8 @@ def test_last_layer_is_new_for_other_classes(
 
 
 def test_resuming_and_starting_from_weights_exclude_each_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert line_of(["fit", "--ckpt_path", "last", "--init_from", "best"], capsys) == (
-        "error: --ckpt_path last resumes a run, --init_from best starts one; omit one of them\n"
-    )
+    expected = "error: --ckpt_path resumes a run, --init_from starts one; omit one of them\n"
+    assert line_of(["fit", "--ckpt_path", "last", "--init_from", "best"], capsys) == expected
 
 
 def test_profilers_and_callbacks_are_heard(tiny: Path, caplog: Any) -> None:
