@@ -24,10 +24,8 @@ def known_classes() -> dict[str, type[Classifier]]:
 
 def rebuild(stored: checkpoints.Checkpoint) -> Classifier:
     """Returns a checkpoint's model, in evaluation mode. Classes that a file names are never imported."""
-    model_class = known_classes().get(stored.model_class)
-    if model_class is None:
-        known = ", ".join(known_classes())
-        raise UserError(f"checkpoint {stored.path} holds a {stored.model_class}; import it first (imported: {known})")
+    if not (model_class := known_classes().get(stored.model_class)):
+        raise UserError(f"checkpoint {stored.path} holds a {stored.model_class}; import this class first")
     try:
         model = model_class(**stored.model_options)
         model.load_state_dict(stored.weights)
