@@ -108,13 +108,11 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Scores a batch; in `fit` with raw logits, from which the temperature is found."""
         images, labels = batch
+        is_fit = self.trainer.state.fn == "fit"
         with torch.autocast(images.device.type, enabled=False):  # as in `validate`, whatever the precision of training
-            logits = self(images).float()
-        if self.trainer.state.fn == "fit":
-            self.val_scores.update(logits, labels, losses_by_temperature(logits, labels))
-        else:
-            logits = logits / self.temperature
-            self.val_scores.update(logits, labels, F.cross_entropy(logits, labels))
+            logits = self(images).float() if is_fit else self.calibrated_logits(images)
+        losses = losses_by_temperature(logits, labels) if is_fit else F.cross_entropy(logits, labels)
+        self.val_scores.update(logits, labels, losses)
         return {"probabilities": logits.softmax(1), "labels": labels}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
