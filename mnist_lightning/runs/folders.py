@@ -70,8 +70,7 @@ def record_environment(run_dir: Path, **details: object) -> None:
 def find_checkpoint(ckpt_path: str, logs_dir: Path = LOGS_DIR, to_resume: bool = False) -> Path:
     """Finds `best` or `last` of the newest run that has one, `pretrained`, or a file, or raises a UserError.
 
-    A run folder stands for its `best`. With `to_resume`, it stands for its `last`, and of all runs only the newest
-    counts: an older run's checkpoint is not used.
+    A run folder stands for its `best`; with `to_resume`, for its `last`, and of all runs only the newest counts.
     """
     if ckpt_path in ("best", "last"):
         for run_dir in reversed(run_dirs(logs_dir)):
