@@ -25,8 +25,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Saves whether the run was stopped early, in case it is killed before it ends."""
-        checkpoint["should_stop"] = trainer.should_stop
-        checkpoint["length"] = [trainer.max_epochs, trainer.max_steps]
+        checkpoint |= {"should_stop": trainer.should_stop, "length": [trainer.max_epochs, trainer.max_steps]}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restores that, and sets the data module's epoch: Lightning restores its loops after the first shuffle."""
