@@ -102,8 +102,7 @@ class CLI(LightningCLI):
         super().instantiate_classes()
         settings.choose_optimizer(self.model, self.config_init.optimizer, self.config_init.lr_scheduler)
         stored = self.checkpoint or self.origin
-        # The checkpoint, or those of an ensemble's members.
-        self.ckpt_paths: list[Path] = [stored.path] if stored else getattr(self.model, "ckpt_paths", [])
+        self.ckpt_paths = [stored.path] if stored else getattr(self.model, "ckpt_paths", [])  # of an ensemble's members
         if stored:
             self.has_new_head = bool(self.origin) and stored.class_names != tuple(self.datamodule.class_names)
             command_flags.load_weights(stored, self.model, self.datamodule, self.has_new_head)
