@@ -11,8 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import command_line, echo
-from mnist_lightning.errors import needs_extra
-from mnist_lightning.serving.standalone import export_page
+from mnist_lightning.serving.export import export_onnx, export_page
 
 
 def _add_flags(parser: LightningArgumentParser) -> None:
@@ -41,8 +40,6 @@ def export(flags: Sequence[str]) -> None:
         echo(f"page        {folder}")
         echo(f"next        {shlex.join(['python', '-m', 'http.server', '--directory', folder])}")
         return
-    with needs_extra("export"):
-        from mnist_lightning.serving.onnx_file import export_onnx
     difference = export_onnx(cli.model, path, data.test_images, expected, details)
     same = f"the same predictions, probabilities within {difference:.1e}, accuracy {accuracy:.2%}"
     echo(f"verified    {len(data.test_images):,} images: {same}")

@@ -20,8 +20,8 @@ from mnist_lightning.data import sources
 from mnist_lightning.errors import UserError
 from mnist_lightning.models import CNN, MLP, Classifier
 from mnist_lightning.serving.app import create_app
+from mnist_lightning.serving.export import STATIC, export_page
 from mnist_lightning.serving.runtime import ExportedClassifier
-from mnist_lightning.serving.standalone import STATIC, export_page
 from tests.conftest import UInt8, line_of
 from tests.serving.strokes import STYLES, Stroke
 

@@ -1,7 +1,6 @@
 """The exported file predicts the same as the checkpoint, or it is not written."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ from mnist_lightning.__main__ import main
 from mnist_lightning.data import sources
 from mnist_lightning.data.module import normalize
 from mnist_lightning.errors import UserError
-from mnist_lightning.models import MLP, Classifier
+from mnist_lightning.models import MLP
 from mnist_lightning.models.ensemble import rebuild
 from mnist_lightning.runs import checkpoints
 from mnist_lightning.runs.folders import PRETRAINED
-from mnist_lightning.serving import onnx_file
+from mnist_lightning.serving import export
 from mnist_lightning.serving.runtime import ExportedClassifier
 from tests.conftest import BEST, SMALL
 from tests.conftest import MLP as SMALL_MLP
@@ -45,10 +44,10 @@ def test_verification_compares_the_file_with_the_model(tiny: Path) -> None:
     model = MLP(hidden_sizes=(8,), mean=0.2, std=0.3).eval()
     with torch.inference_mode():
         probabilities = model.calibrated_logits(normalize(images, 0.2, 0.3)).softmax(1)
-    found = onnx_file.export_onnx(model, Path("model.onnx"), images, probabilities, {"dataset": "Tiny"})
+    found = export.export_onnx(model, Path("model.onnx"), images, probabilities, {"dataset": "Tiny"})
     classifier = ExportedClassifier(Path("model.onnx"))
     difference = np.abs(classifier(images.numpy()) - probabilities.numpy()).max()
-    assert difference <= found < onnx_file.TOLERANCE
+    assert difference <= found < export.TOLERANCE
     assert classifier.metadata["dataset"] == "Tiny"
 
 
@@ -65,7 +64,7 @@ def test_file_describes_its_input_output_and_origin(run: Path) -> None:
     assert shapes[1] == [shapes[0][0], 10]
     assert isinstance(shapes[0][0], str)
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", onnx_file.OPSET)]
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", export.OPSET)]
     assert not any(tensor.external_data for tensor in proto.graph.initializer)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(metadata["class_names"]) == list("0123456789")
@@ -96,24 +95,17 @@ def test_temperature_is_exported(tiny: Path) -> None:
     for temperature in (0.5, 2.0):
         model.temperature.fill_(temperature)
         expected = torch.from_numpy(model.predict(images).probabilities)
-        onnx_file.export_onnx(model, Path("model.onnx"), images, expected, {})
+        export.export_onnx(model, Path("model.onnx"), images, expected, {})
         confidences.append(ExportedClassifier(Path("model.onnx"))(images.numpy()).max(1))
     assert (confidences[0] > confidences[1]).all()
 
 
 @pytest.mark.parametrize("wrong_mean", [5.0, float("nan")])
-def test_file_that_predicts_differently_is_not_written(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, wrong_mean: float
-) -> None:
+def test_file_that_predicts_differently_is_not_written(tiny: Path, wrong_mean: float) -> None:
     images, _ = sources.load("Tiny", "test", tiny)
-    model, to_onnx = MLP(hidden_sizes=(8,)), onnx_file._to_onnx
+    model = MLP(hidden_sizes=(8,))
     expected = torch.from_numpy(model.predict(images).probabilities)
-
-    def to_wrong_onnx(model: Classifier, metadata: Mapping[str, str]) -> bytes:
-        model.hparams["mean"] = wrong_mean
-        return to_onnx(model, metadata)
-
-    monkeypatch.setattr(onnx_file, "_to_onnx", to_wrong_onnx)
+    model.hparams["mean"] = wrong_mean
     with pytest.raises(UserError, match=r"^the exported model differs from the checkpoint by .*; nothing was written$"):
-        onnx_file.export_onnx(model, Path("model.onnx"), images, expected, {})
+        export.export_onnx(model, Path("model.onnx"), images, expected, {})
     assert not Path("model.onnx").exists()

@@ -1,4 +1,4 @@
-"""A classifier as one ONNX file: pixels in, probabilities out, verified before it is written."""
+"""A classifier as one ONNX file, verified before it is written; or as a page, where the browser runs the network."""
 
 import json
 import warnings
@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
-from mnist_lightning.errors import UserError
+from mnist_lightning.errors import UserError, needs_extra
 from mnist_lightning.files import write_atomically
-from mnist_lightning.models import Classifier
-from mnist_lightning.serving.runtime import ExportedClassifier
+from mnist_lightning.models import CNN, MLP, Classifier
 
 OPSET = 20  # ONNX operator set of 2023, supported since onnxruntime 1.17
 TOLERANCE = 1e-5  # largest difference in a probability that counts as rounding
+STATIC = Path(__file__).parent / "static"
 
 
 def export_onnx(model: Classifier, path: Path, images: Tensor, expected: Tensor, details: Mapping[str, str]) -> float:
     """Writes an ONNX file and returns the largest difference from expected probabilities, or raises a UserError."""
     metadata = {"class_names": json.dumps(model.class_names), "is_handwriting": str(model.inputs.is_handwriting)}
-    content = _to_onnx(model, {**details, **metadata})
+    with needs_extra("export"):
+        from mnist_lightning.serving.runtime import ExportedClassifier
+
+        content = _to_onnx(model, {**details, **metadata})
     exported = ExportedClassifier(content, num_threads=torch.get_num_threads())
     batches = images.tensor_split([1, 3, 10, *range(74, len(images), 1000)])  # of 1, 2, 7, 64 and 1000 images
     found = torch.cat([torch.from_numpy(exported(batch.numpy())) for batch in batches if len(batch)])
@@ -36,6 +38,8 @@ def export_onnx(model: Classifier, path: Path, images: Tensor, expected: Tensor,
 
 
 def _to_onnx(model: Classifier, metadata: Mapping[str, str]) -> bytes:
+    import onnx
+
     example = torch.zeros((2, *model.inputs.shape), dtype=torch.uint8)  # one image would make the batch size a constant
     options: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"], "opset_version": OPSET}
     options["dynamic_shapes"] = ({0: torch.export.Dim("N")},)
@@ -48,3 +52,30 @@ def _to_onnx(model: Classifier, metadata: Mapping[str, str]) -> bytes:
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString())
+
+
+def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> None:
+    """Writes the page and a network of digits, with weights as float16; or raises a UserError for other networks."""
+    if type(model) not in (MLP, CNN) or not model.inputs.is_handwriting:
+        given = f"{type(model).__name__} of {details['dataset']}"
+        raise UserError(f"--web needs an MLP or a CNN of handwriting, not this {given}; choose another --ckpt_path")
+    layers = list(model.network.children())
+    weights = [{k: v.half() for k, v in layer.state_dict().items() if v.is_floating_point()} for layer in layers]
+    network = {
+        **{name: model.hparams[name] for name in ("class_names", "mean", "std")},
+        **{"temperature": model.temperature.item(), "can_abstain": model.can_abstain, "metadata": dict(details)},
+        "layers": [
+            {
+                "kind": type(layer).__name__,
+                "weights": {name: list(tensor.shape) for name, tensor in tensors.items()},
+                **{name: getattr(layer, name) for name in getattr(layer, "__constants__", ())},
+            }
+            for layer, tensors in zip(layers, weights, strict=True)
+        ],
+    }
+    content = b"".join(tensor.numpy().tobytes() for tensors in weights for tensor in tensors.values())
+    files = {f"static/{file.name}": file.read_bytes() for file in STATIC.iterdir() if file.name != "openapi.json"}
+    files |= {"static/network.json": json.dumps(network).encode(), "static/weights.bin": content}
+    files |= {"static/reader.js": files.pop("static/standalone.js"), "index.html": files.pop("static/index.html")}
+    for name, data in files.items():
+        write_atomically(folder / name, data)
