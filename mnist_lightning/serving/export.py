@@ -59,21 +59,16 @@ def export_page(model: Classifier, folder: Path, details: Mapping[str, str]) -> 
     if type(model) not in (MLP, CNN) or not model.inputs.is_handwriting:
         given = f"{type(model).__name__} of {details['dataset']}"
         raise UserError(f"--web needs an MLP or a CNN of handwriting, not this {given}; choose another --ckpt_path")
-    layers = list(model.network.children())
-    weights = [{k: v.half() for k, v in layer.state_dict().items() if v.is_floating_point()} for layer in layers]
-    network = {
-        **{name: model.hparams[name] for name in ("class_names", "mean", "std")},
-        **{"temperature": model.temperature.item(), "can_abstain": model.can_abstain, "metadata": dict(details)},
-        "layers": [
-            {
-                "kind": type(layer).__name__,
-                "weights": {name: list(tensor.shape) for name, tensor in tensors.items()},
-                **{name: getattr(layer, name) for name in getattr(layer, "__constants__", ())},
-            }
-            for layer, tensors in zip(layers, weights, strict=True)
-        ],
-    }
-    content = b"".join(tensor.numpy().tobytes() for tensors in weights for tensor in tensors.values())
+    layers, content = [], b""
+    for layer in model.network.children():
+        weights = {name: value.half() for name, value in layer.state_dict().items() if value.is_floating_point()}
+        shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+        constants = {name: getattr(layer, name) for name in getattr(layer, "__constants__", ())}
+        layers.append({"kind": type(layer).__name__, "weights": shapes, **constants})
+        content += b"".join(tensor.numpy().tobytes() for tensor in weights.values())
+    network = {name: model.hparams[name] for name in ("class_names", "mean", "std")}
+    network |= {"temperature": model.temperature.item(), "can_abstain": model.can_abstain}
+    network |= {"metadata": dict(details), "layers": layers}
     files = {f"static/{file.name}": file.read_bytes() for file in STATIC.iterdir() if file.name != "openapi.json"}
     files |= {"static/network.json": json.dumps(network).encode(), "static/weights.bin": content}
     files |= {"static/reader.js": files.pop("static/standalone.js"), "index.html": files.pop("static/index.html")}
