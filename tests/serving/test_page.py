@@ -300,7 +300,7 @@ def test_why_is_warm_at_the_ink_and_shows_similar_digits(page: Page, digit: str)
     expect(page.locator("#answer")).to_have_text(digit)
     expect(page.locator("#reasons")).to_be_hidden()
     page.get_by_role("button", name="Why?").click()
-    expect(page.locator("#nearest li")).to_have_count(5)
+    expect(page.locator("#nearest li")).to_have_count(5, timeout=20_000)  # 500 digits are read first
     expect(page.locator("#excuse")).to_be_empty()
     assert page.locator("#nearest").inner_text().split().count(digit) >= 4
     seen, heat = (np.array(pixels).reshape(-1, 4) for pixels in page.evaluate(PIXELS))
