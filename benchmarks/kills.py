@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from benchmarks import measure
 
@@ -41,12 +42,14 @@ RUN = Path("lightning_logs") / "version_0"
 
 
 def read_events(run_dir: Path) -> dict[str, list[tuple[int, Any]]]:
-    """Returns what TensorBoard shows of a run: the steps and values of each scalar and image."""
+    """Returns what TensorBoard shows of a run: the steps and values of each scalar and image, and the settings."""
     events = EventAccumulator(str(run_dir), {"images": 0, "scalars": 0}).Reload()  # 0: all, not a sample
     tags = events.Tags()
     scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
     images = {tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)] for tag in tags["images"]}
-    return {**scalars, **images}
+    found = events.summary_metadata.get("_hparams_/session_start_info")
+    settings = [(0, HParamsPluginData.FromString(found.plugin_data.content))] if found else []
+    return {**scalars, **images, "settings": settings}
 
 
 def is_same(first: Any, second: Any) -> bool:

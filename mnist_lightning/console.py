@@ -10,9 +10,9 @@ console = Console(highlight=False)  # quiet in every process of a run except the
 echo = console.out  # prints a line as it is: a path may look like markup
 
 
-def program() -> list[str]:
-    """Returns the command that starts this program: the package, or the user's own script."""
-    script = Path(sys.argv[0])
+def program(script_path: str = "") -> list[str]:
+    """Returns the command that starts this program, or that started a script: the package, or the user's own."""
+    script = Path(script_path or sys.argv[0])
     is_user_script = script.suffix == ".py" and script.name != "__main__.py"
     return ["python", str(script)] if is_user_script else ["python", "-m", "mnist_lightning"]
 

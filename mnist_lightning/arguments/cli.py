@@ -27,9 +27,10 @@ from mnist_lightning.files import write_atomically
 from mnist_lightning.models import Classifier, Ensemble
 from mnist_lightning.models.ensemble import known_classes
 from mnist_lightning.runs import checkpoints, folders
-from mnist_lightning.training.history import RunCheckpoints, TrainingHistory, make_logger
+from mnist_lightning.training.history import RunCheckpoints, TrainingHistory
 from mnist_lightning.training.progress import PassBar
 from mnist_lightning.training.resume import ExactResume, check_unchanged
+from mnist_lightning.training.tensorboard import TensorBoardPages, make_logger
 
 
 class CLI(LightningCLI):
@@ -78,6 +79,7 @@ class CLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.add_argument("--ckpt_path", type=str | None, default=None)
         parser.add_argument("--init_from", type=str | None, default=None)  # like the following, `fit` alone uses it
+        parser.add_argument("--explain", type=bool, default=True)  # for `fit` and `test`
         parser.add_optimizer_args()
         parser.add_lr_scheduler_args()
         self.add_flags(parser)
@@ -121,7 +123,7 @@ class CLI(LightningCLI):
         if has_bar := config.enable_progress_bar or (config.enable_progress_bar is None and sys.stdout.isatty()):
             callbacks.append(PassBar(refresh_rate=20, leave=True))  # closes each epoch's bar, and does not reuse it
         if self.command == "fit":
-            callbacks += [self.history, ExactResume()]
+            callbacks += [self.history, TensorBoardPages(self.history, self.config.explain), ExactResume()]
             if config.enable_checkpointing is not False and not config.fast_dev_run:
                 callbacks.append(RunCheckpoints(self.history))
         plugins = config.plugins or []

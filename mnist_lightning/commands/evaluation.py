@@ -14,9 +14,10 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import echo
 from mnist_lightning.data.sources import SUSPECTED_LABEL_ERRORS
-from mnist_lightning.reporting import reports
+from mnist_lightning.reporting import network, reports
+from mnist_lightning.reporting.sheets import Results
 from mnist_lightning.training import interruptions
-from mnist_lightning.training.history import make_logger
+from mnist_lightning.training.tensorboard import make_logger
 
 
 class Predictions(Callback):
@@ -78,22 +79,25 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
     details = {"loss": loss, "dataset": data.dataset, "checkpoint": checkpoint}
     images = data.test_images if stage == "test" else data.train_images[data.val_indices]
     suspected = SUSPECTED_LABEL_ERRORS if (data.dataset, stage) == ("MNIST", "test") else ()
-    labels, probabilities, run_dir = predictions.labels, predictions.probabilities, cli.find_or_make_run_dir()
-    folder, names = run_dir / stage, data.class_names
-    metrics = reports.write_report(folder, images, labels, probabilities, names, details, suspected)
+    results = Results(images, predictions.labels, predictions.probabilities, data.class_names, suspected)
+    folder = cli.find_or_make_run_dir() / stage
+    explained = network.draw(cli.model, results) if cli.config.explain else {}
+    metrics = reports.write_report(folder, results, details, explained)
     if stage == "test":
-        logger, step = make_logger(run_dir), cli.checkpoint.num_steps if cli.checkpoint else 0
+        logger, step = make_logger(folder.parent), cli.checkpoint.num_steps if cli.checkpoint else 0
         logger.log_metrics({"test/accuracy": accuracy, "test/loss": loss}, step)
         for path in folder.glob("*.png"):
             pixels = np.asarray(Image.open(path).convert("RGB"))
             logger.experiment.add_image(f"test/{path.stem}", pixels, step, dataformats="HWC")
+        if cli.config.explain:
+            network.log_features(logger.experiment, cli.model, results)
         logger.finalize("success")
     echo((folder / "classification_report.txt").read_text())
-    echo(f"report      {folder}")
+    echo(f"report      {folder / 'report.html'}")
     echo(f"mistakes    {metrics['frequent_mistakes']}")
     low, high = metrics["accuracy_95_percent_interval"]
     interval = f"95% interval {low:.2%} to {high:.2%}"
-    echo(f"{stage:<11} accuracy {accuracy:.2%} ({interval}), loss {loss:.4f}, {len(labels):,} images of {data.dataset}")
+    echo(f"{stage:<11} accuracy {accuracy:.2%} ({interval}), loss {loss:.4f}, {len(images):,} images of {data.dataset}")
 
 
 validate = partial(_score, "validate", "val")

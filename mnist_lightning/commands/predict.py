@@ -21,11 +21,11 @@ from mnist_lightning.console import console, echo
 from mnist_lightning.errors import UserError, check_range
 from mnist_lightning.images import MIN_KNOWN, Digit, InputFormat, choose, join_lines
 from mnist_lightning.images.reading import find_files
-from mnist_lightning.reporting import figures, reports
+from mnist_lightning.reporting import reports, sheets
 
 MIN_HEIGHT = 16  # pixels of a digit that can be read reliably
 
-Digits = list[tuple[Path, Digit]]  # each digit with the file that it was found in, in order
+Digits = list[tuple[Path, Digit]]  # each digit with the file that it was found in, in order; none: the test images
 
 
 def _add_flags(parser: LightningArgumentParser) -> None:
@@ -41,17 +41,14 @@ def predict(flags: Sequence[str]) -> None:
     cli = CLI("predict", flags, [predictions], _add_flags)
     options, data, inputs = cli.config, cli.datamodule, cli.model.inputs
     check_range("--min_confidence", options.min_confidence, 0 <= options.min_confidence <= 1, "between 0 and 1")
-    output, digits, files = Path(options.output or ""), None, find_files(options.images or [])
-    if options.digits == "many" and not files:
-        raise UserError("--digits many needs --images")
-    if options.digits == "many" and not inputs.is_handwriting:
-        raise UserError(f"--digits many needs a model of handwriting; this one learned {data.dataset}; omit the flag")
-    if files:
-        is_file = options.output not in (None, "-")
-        for path in (output, output.with_name(f"{output.stem}_sheet.png")) if is_file else ():
-            if path.resolve() in {file.resolve() for file in files}:
-                raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
-        digits = _read(files, inputs, many=options.digits == "many")
+    output, files = Path(options.output or ""), find_files(options.images or [])
+    if options.digits == "many" and not (files and inputs.is_handwriting):
+        raise UserError(f"--digits many needs --images and a model of handwriting; this one learned {data.dataset}")
+    for path in (output, output.parent / f"{output.stem}_sheet.png") if options.output else ():
+        if path.resolve() in {file.resolve() for file in files}:
+            raise UserError(f"{path} is one of the --images and would be overwritten; choose another --output")
+    digits = _read(files, inputs, many=options.digits == "many") if files else []
+    if digits:
         if len(digits) < (num_processes := cli.trainer.world_size):
             raise UserError(f"{len(digits)} digits are too few for {num_processes} processes; lower --trainer.devices")
         data.test_images = torch.from_numpy(np.stack([digit.image for _, digit in digits]))
@@ -60,7 +57,7 @@ def predict(flags: Sequence[str]) -> None:
     if not evaluation.run(cli):
         return
     _write(cli, predictions, digits, output if options.output else cli.find_or_make_run_dir() / "predictions.csv")
-    if num_unreadable := len(set(files) - {path for path, _ in digits or []}):
+    if num_unreadable := len(set(files) - {path for path, _ in digits}):
         echo(f"unreadable  {num_unreadable:,} of {len(files):,} images")
         raise SystemExit(3)
 
@@ -84,10 +81,10 @@ def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
     return found
 
 
-def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None, path: Path) -> None:
+def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits, path: Path) -> None:
     """Writes the CSV file and, for the user's own images, a contact sheet of what the model saw."""
     options, data, probabilities = cli.config, cli.datamodule, predictions.probabilities
-    if digits is None:
+    if not digits:
         confidences = probabilities.amax(1).tolist()
         sources = [f"{data.dataset}/test/{index}" for index in range(len(probabilities))]
         extra: dict[str, list[Any]] = {"target": [data.class_names[label] for label in predictions.labels.tolist()]}
@@ -99,17 +96,17 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None,
         extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
     texts = [data.class_names[index] for index in probabilities.argmax(1).tolist()]
     known = 1 - len(data.class_names) * probabilities.double().amin(1).numpy()  # its classes share a doubt equally
-    conditions = [known < (0 if digits is None else MIN_KNOWN), np.array(confidences) < options.min_confidence]
+    conditions = [known < (MIN_KNOWN if digits else 0), np.array(confidences) < options.min_confidence]
     reasons = np.select(conditions, ["no digit", "unsure"], "").tolist()
     answers = ["" if reason else text for text, reason in zip(texts, reasons, strict=True)]
     columns = {"source": sources, "prediction": answers, "confidence": confidences}
     columns |= {f"p{index}": column for index, column in enumerate(probabilities.T.tolist())}
     columns |= {**extra, "known": known.tolist(), "reason": reasons}
     reports.write_table(path, columns)
-    if digits is not None and options.digits == "many":
+    if options.digits == "many":
         for file, group in itertools.groupby(zip(digits, answers, strict=True), key=lambda item: item[0][0]):
             echo(f"{file}: {' / '.join(join_lines([(digit, text or '?') for (_, digit), text in group]))}")
-    limit, num_small = options.min_confidence or figures.UNSURE, sum(d.height < MIN_HEIGHT for _, d in digits or ())
+    limit, num_small = options.min_confidence or sheets.UNSURE, sum(d.height < MIN_HEIGHT for _, d in digits)
     for count, problem in (
         (sum(confidence < limit for confidence in confidences), f"have a confidence below {limit:g}"),
         (reasons.count("no digit"), "are left empty, as the picture shows no digit"),
@@ -118,7 +115,8 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits | None,
         if count:
             echo(f"uncertain   {count:,} of {len(texts):,} predictions {problem}")
     echo(f"predictions {path}")
-    if digits is not None and str(path) != "-":
+    if digits and str(path) != "-":
         sheet, images = path.with_name(f"{path.stem}_sheet.png"), [digit.image for _, digit in digits]
-        reports.write_figure(sheet, figures.contact_sheet(images, texts, confidences))
+        lines = [digit.line for _, digit in digits] if options.digits == "many" else []
+        reports.write_figure(sheet, sheets.contact_sheet(images, texts, confidences, sources, lines))
         echo(f"sheet       {sheet}, with what the model saw")

@@ -172,6 +172,11 @@ class Classifier(LightningModule):
         normalized = normalize(images.to(self.device), self.hparams["mean"], self.hparams["std"])
         return self.calibrated_logits(normalized).softmax(1)
 
+    def to_pixels(self, images: Tensor) -> npt.NDArray[np.uint8]:
+        """Returns normalized images `(N, C, H, W)` as pixels `(N, H, W)` or `(N, H, W, 3)`, limited to 0 and 255."""
+        pixels: Tensor = (images * self.hparams["std"] + self.hparams["mean"]).mul(255).clamp(0, 255).byte()
+        return pixels.permute(0, 2, 3, 1).reshape(-1, *self.inputs.shape).cpu().numpy()
+
     @property
     def head(self) -> nn.Linear:
         """The last fully connected layer, which has an output for each class."""

@@ -1,12 +1,10 @@
 """The figures of a run, each drawn from plain numbers.
 
-Throughout: images `(N, H, W)` or, in color, `(N, H, W, 3)`, uint8; labels `(N,)` integers; probabilities `(N, C)`
-float32; confidences `(N,)` float32, the largest probability of each image; confusion `(C, C)` integers with labels in
-rows; C class names.
+Throughout: confidences `(N,)` float32, the largest probability of each image; confusion `(C, C)` integers with labels
+in rows; C class names.
 """
 
-import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -14,87 +12,50 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 FONT = f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # matplotlib's own
-UNSURE = 0.8  # a picture with a lower confidence may show no digit at all; docs/commands.md says how it was chosen
 NUM_BINS = 15  # of confidence, the usual number for the expected calibration error
 
 Pixels = npt.NDArray[np.uint8]
 
 
 def confusion_image(confusion: Tensor, class_names: Sequence[str], title: str) -> Image.Image:
-    """Draws a confusion matrix: counts as text, each row's fractions as color."""
+    """Draws a confusion matrix: counts as text, each row's fractions as color; recall and precision at the edges."""
     # Pillow takes a tenth of matplotlib's time, and training waits for this figure after each epoch.
     counts = confusion.cpu().numpy()
     fractions = counts / counts.sum(1, keepdims=True).clip(1)
-    is_small, is_long = len(class_names) <= 12, max(map(len, class_names)) > 2
-    cell, font = max(44, 300 // len(class_names)) if is_small else 26, ImageFont.truetype(FONT, 15)
-    margin, size = 46 + round(max(map(font.getlength, class_names))), cell * len(class_names)
-    image = Image.new("RGB", (margin + size + 16, 40 + size + margin), "white")
+    edges = fractions.diagonal(), counts.diagonal() / counts.sum(0).clip(1)
+    is_small, font = len(class_names) <= 12, ImageFont.truetype(FONT, 15)
+    turned, small = ImageFont.TransposedFont(font, Image.Transpose.ROTATE_90), font.font_variant(size=11)
+    numbers, below = font.font_variant(size=14 if is_small else 9), turned if max(map(len, class_names)) > 2 else font
+    cell = max(44, 300 // len(class_names)) if is_small else 26
+    bottom, top, size = 46 + round(max(map(font.getlength, class_names))), 66, cell * len(class_names)
+    margin = max(bottom, 88)
+    image = Image.new("RGB", (margin + size + 60, top + size + bottom), "white")
     # The power makes a fraction of 0.001 visible next to a diagonal of nearly 1.
     cells = Image.fromarray(mpl.colormaps["Blues"](PowerNorm(0.35, 0, 1)(fractions), bytes=True)[:, :, :3])
-    image.paste(cells.resize((size, size), Image.Resampling.NEAREST), (margin, 40))
+    image.paste(cells.resize((size, size), Image.Resampling.NEAREST), (margin, top))
     draw = ImageDraw.Draw(image)
-    draw.rectangle((margin - 1, 39, margin + size, 40 + size), outline="black")
+    draw.rectangle((margin - 1, top - 1, margin + size, top + size), outline="black")
     places, middle = [cell * (index + 0.5) for index in range(len(class_names))], margin + size / 2
-    turned = ImageFont.TransposedFont(font, Image.Transpose.ROTATE_90)
-    for name, place in zip(class_names, places, strict=True):
-        draw.text((margin - 8, 40 + place), name, "black", font, "rm")
-        left, top, right, _ = (turned if is_long else font).getbbox(name)
-        draw.text((margin + place - (left + right) / 2, 48 + size - top), name, "black", turned if is_long else font)
-    draw.text((middle, 20), title, "black", font, "mm")
-    draw.text((middle, 40 + size + margin - 14), "prediction", "black", font, "mm")
-    draw.text((6, 22 + size / 2), "label", "black", turned)
-    numbers = font.font_variant(size=14 if is_small else 9)
+    for name, place, recall, precision in zip(class_names, places, *edges, strict=True):
+        draw.text((margin - 8, top + place), name, "black", font, "rm")
+        left, highest, right, _ = below.getbbox(name)
+        draw.text((margin + place - (left + right) / 2, top + size + 8 - highest), name, "black", below)
+        draw.text((margin + place, top - 12), f"{100 * precision:.1f}", "dimgray", small, "mm")
+        draw.text((margin + size + 8, top + place), f"{100 * recall:.1f}", "dimgray", small, "lm")
+    draw.text((margin - 8, top - 12), "precision, %", "dimgray", small, "rm")
+    draw.text((margin + size + 4, top - 12), "recall, %", "dimgray", small, "lm")
+    draw.text((middle, 18), title, "black", font, "mm")
+    draw.text((middle, top + size + bottom - 14), "prediction", "black", font, "mm")
+    draw.text((6, top - 18 + size / 2), "label", "black", turned)
     for row, column in zip(*counts.nonzero(), strict=True):
         color = "white" if fractions[row, column] > 0.2 else "black"
-        draw.text((margin + places[column], 40 + places[row]), f"{counts[row, column]:,}", color, numbers, "mm")
+        draw.text((margin + places[column], top + places[row]), f"{counts[row, column]:,}", color, numbers, "mm")
     return image
-
-
-def contact_sheet(images: Sequence[Pixels], predictions: Sequence[str], confidences: Sequence[float]) -> Image.Image:
-    """Draws the first hundred images, each with its prediction and confidence."""
-    titles = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
-    colors = ["black" if confidence >= UNSURE else "firebrick" for confidence in confidences]
-    return _grid(images[:100], titles[:100], colors[:100])
-
-
-def mistakes_figure(
-    images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], suspected: Collection[int] = ()
-) -> Image.Image:
-    """Draws the fifty most confident mistakes with label, prediction and confidence; suspected label errors in gray."""
-    confidences, predictions = probabilities.max(1)
-    wrong = (predictions != labels).nonzero().squeeze(1)
-    wrong = wrong[confidences[wrong].argsort(descending=True)][:50]
-    titles = [
-        f"{class_names[int(labels[i])]} as {class_names[int(predictions[i])]}\n"
-        f"{confidences[i]:.1%}{' ?' * (i in suspected)}"
-        for i in wrong.tolist()
-    ]
-    colors = ["gray" if i in suspected else "black" for i in wrong.tolist()]
-    return _grid(images[wrong].numpy(), titles, colors)
-
-
-def _grid(images: Iterable[Pixels], titles: Sequence[str], colors: Sequence[str]) -> Image.Image:
-    """Draws images of any size in rows of ten, below their titles; gray ink on black becomes black ink on white."""
-    num_columns, font = min(len(titles), 10) or 1, ImageFont.truetype(FONT, 13)
-    width = max(102, *(8 + round(font.getlength(line)) for line in "\n".join(titles).split("\n")))
-    height = 125 + 17 * max((title.count("\n") for title in titles), default=0)
-    sheet = Image.new("RGB", (width * num_columns, height * (math.ceil(len(titles) / num_columns) or 1)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (pixels, title, color) in enumerate(zip(images, titles, colors, strict=True)):
-        left, bottom = width * (index % num_columns), height * (index // num_columns + 1)
-        image = Image.fromarray(pixels)
-        if pixels.ndim == 2 and np.median(pixels[0]) < 128:
-            image = ImageOps.invert(image)
-        sheet.paste(image.resize((84, 84), Image.Resampling.NEAREST), (left + (width - 84) // 2, bottom - 100))
-        draw.text((left + width / 2, bottom - 102), title, color, font, "md", align="center")
-    if not titles:
-        draw.text((width / 2, height / 2), "none", "black", font, "mm")
-    return sheet
 
 
 def accuracy_interval(num_correct: Any, num_images: Any) -> tuple[Any, Any]:

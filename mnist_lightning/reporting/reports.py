@@ -1,21 +1,30 @@
-"""Reports: from predictions to text, CSV, JSON and figures. For shapes, see `figures`."""
+"""Reports: from predictions to text, CSV, JSON, figures and a page.
 
+Throughout: confusion `(C, C)` integers with labels in rows; C class names.
+"""
+
+import base64
 import csv
 import io
 import json
+import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_confusion_matrix
 
+from mnist_lightning.console import program
 from mnist_lightning.files import write_atomically
-from mnist_lightning.reporting import figures
+from mnist_lightning.reporting import figures, sheets
+from mnist_lightning.reporting.sheets import Results
+from mnist_lightning.runs import folders
 
 COLUMNS = ("precision", "recall", "f1-score", "support")
 
@@ -54,44 +63,59 @@ def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistake
 
 
 def write_report(
-    folder: Path,
-    images: Tensor,
-    labels: Tensor,
-    probabilities: Tensor,
-    class_names: Sequence[str],
-    details: Mapping[str, Any],
-    suspected: Collection[int] = (),
+    folder: Path, results: Results, details: Mapping[str, Any], figures_of_network: Mapping[str, Image.Image]
 ) -> dict[str, Any]:
-    """Writes metrics, which are returned, a classification report, a confusion matrix, and figures.
-
-    `details` are extra entries of `metrics.json`, `suspected` the indices of labels that may be wrong.
-    """
-    confidences, predictions = probabilities.max(1)
-    is_correct = predictions == labels
-    confusion = multiclass_confusion_matrix(predictions, labels, len(class_names))
-    scores = class_scores(confusion, class_names)
+    """Writes metrics, which are returned, with details; scores of each class, the confusion matrix, figures; a page."""
+    labels, names, is_correct = results.labels, results.class_names, results.predictions == results.labels
+    confusion = multiclass_confusion_matrix(results.predictions, labels, len(names))
+    scores = class_scores(confusion, names)
     num_correct = int(is_correct.sum())
     metrics = {
         "accuracy": num_correct / len(labels),
         "accuracy_95_percent_interval": figures.accuracy_interval(num_correct, len(labels)),
         "macro_f1": scores["macro avg"]["f1-score"],
-        "expected_calibration_error": binary_calibration_error(confidences.double(), is_correct).item(),
+        "expected_calibration_error": binary_calibration_error(results.confidences.double(), is_correct).item(),
         "num_images": len(labels),
-        "frequent_mistakes": frequent_mistakes(confusion, class_names) or "none",
+        "frequent_mistakes": frequent_mistakes(confusion, names) or "none",
         **details,
     }
+    rows = [[name, *counts] for name, counts in zip(names, confusion.tolist(), strict=True)]
+    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_atomically(folder / "classification_report.json", json.dumps(scores, indent=2) + "\n")
+    write_atomically(folder / "classification_report.txt", classification_report(confusion, names))
+    write_atomically(folder / "confusion_matrix.csv", as_csv([["label", *names], *rows]))
     title = f"{num_correct:,} of {len(labels):,} correct: {metrics['accuracy']:.2%}"
-    for name, content in (("metrics", metrics), ("classification_report", scores)):
-        write_atomically(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
-    write_atomically(folder / "classification_report.txt", classification_report(confusion, class_names))
-    rows = [[name, *counts] for name, counts in zip(class_names, confusion.tolist(), strict=True)]
-    write_atomically(folder / "confusion_matrix.csv", as_csv([["label", *class_names], *rows]))
-    write_figure(folder / "confusion_matrix.png", figures.confusion_image(confusion, class_names, title))
-    write_figure(folder / "reliability.png", figures.reliability_figure(confidences, is_correct))
-    write_figure(folder / "risk_coverage.png", figures.risk_coverage_figure(confidences, is_correct))
-    mistakes = figures.mistakes_figure(images, labels, probabilities, class_names, suspected)
-    write_figure(folder / "mistakes.png", mistakes)
+    pictures: dict[str, Figure | Image.Image] = {
+        "confusion_matrix": figures.confusion_image(confusion, names, title),
+        "reliability": figures.reliability_figure(results.confidences, is_correct),
+        "risk_coverage": figures.risk_coverage_figure(results.confidences, is_correct),
+        "mistakes": sheets.mistakes_sheet(results),
+        **figures_of_network,
+    }
+    for outdated in folder.glob("*.png"):
+        outdated.unlink()
+    for name, picture in pictures.items():
+        write_figure(folder / f"{name}.png", picture)
+    _write_page(folder, metrics, scores)
     return metrics
+
+
+def _write_page(folder: Path, metrics: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
+    """Writes `report.html`: the report, and how its run was trained, in one file that needs no others."""
+    run_dir = folder.parent
+    paths = [*folder.glob("*.png"), *run_dir.glob("figures/*.png")]
+    files = {path.name: path.read_text() for name in ("environment.json", "config.yaml") for path in run_dir.glob(name)}
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["command"] = lambda words: shlex.join([*program(words[0]), *words[1:]])
+    page = environment.from_string((Path(__file__).parent / "report.html").read_text()).render(
+        stage=folder.name,
+        metrics=metrics,
+        scores=scores,
+        pictures={path.stem: base64.b64encode(path.read_bytes()).decode() for path in paths},
+        processes=[*json.loads(files.get("environment.json", "[]")), folders.environment()],
+        config=files.get("config.yaml"),
+    )
+    write_atomically(folder / "report.html", page)
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[object]]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -29,15 +30,16 @@ def run_dirs(logs_dir: Path) -> list[Path]:
 def make_run_dir(logs_dir: Path) -> Path:
     """Creates the next run folder, or raises a UserError; runs that start at the same moment get different ones."""
     number = max((int(path.name[8:]) + 1 for path in run_dirs(logs_dir)), default=0)
-    path = logs_dir / f"version_{number}"
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:  # another run was faster
-        return make_run_dir(logs_dir)
-    except OSError as error:
-        advice = "choose another location with --trainer.default_root_dir"
-        raise UserError(f"{path} can't be created ({error.strerror}); {advice}") from error
-    return path
+    while True:
+        path = logs_dir / f"version_{number}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except OSError as error:
+            if not path.exists():
+                advice = "choose another location with --trainer.default_root_dir"
+                raise UserError(f"{path} can't be created ({error.strerror}); {advice}") from error
+            number += 1  # another run was faster
 
 
 @contextlib.contextmanager
@@ -52,19 +54,22 @@ def locked(run_dir: Path) -> Iterator[None]:
         raise UserError(f"another process is training in {run_dir}; wait for it, or stop it") from error
 
 
-def record_environment(run_dir: Path, **details: object) -> None:
-    """Appends an entry to `environment.json` each time a run starts: what affects its results, with details."""
-    entry = {
+def environment() -> dict[str, Any]:
+    """Returns what affects the results of this process: its command, machine and versions."""
+    return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [hide_passwords(arg) for arg in sys.argv],
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": {package: version(package) for package in ("mnist_lightning", "torch", "lightning", "numpy")},
-        **details,
     }
+
+
+def record_environment(run_dir: Path, **details: object) -> None:
+    """Appends the environment, with details, to `environment.json` each time a run starts."""
     path = run_dir / "environment.json"
     entries = json.loads(path.read_text()) if path.exists() else []
-    write_atomically(path, json.dumps([*entries, entry], indent=2) + "\n")
+    write_atomically(path, json.dumps([*entries, {**environment(), **details}], indent=2) + "\n")
 
 
 def find_checkpoint(ckpt_path: str, logs_dir: Path = LOGS_DIR, to_resume: bool = False) -> Path:

@@ -4,10 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnist_lightning.console import echo
 from mnist_lightning.files import write_atomically
@@ -17,16 +15,6 @@ from mnist_lightning.training import divergence
 
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate")
 """Columns of `metrics.csv`. Epochs and steps count from 0, as in Lightning."""
-
-
-def make_logger(run_dir: Path, purge_step: int | None = None) -> TensorBoardLogger:
-    """Returns a logger that writes to a run folder; TensorBoard discards earlier entries from `purge_step` on."""
-    return TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
-
-
-def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """Returns the TensorBoard loggers that this process writes to: only the first process writes."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
 
 
 class TrainingHistory(Callback):
@@ -60,16 +48,9 @@ class TrainingHistory(Callback):
         self.seconds = -self._epoch_start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs validation scores and the confusion matrix."""
-        if trainer.sanity_checking:
-            return
-        assert isinstance(pl_module, Classifier)
-        self._validation = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        self._log(trainer, self._validation)
-        title = f"val/accuracy {self._validation['val/accuracy']:.2%}"
-        for logger in tensorboards(trainer):
-            image = np.asarray(figures.confusion_image(pl_module.confusion, pl_module.class_names, title))
-            logger.experiment.add_image("val/confusion_matrix", image, trainer.global_step - 1, dataformats="HWC")
+        if not trainer.sanity_checking:
+            self._validation = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            self._log(trainer, self._validation)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -84,8 +65,6 @@ class TrainingHistory(Callback):
         if self.run_dir:
             rows = [[row.get(column, "") for column in COLUMNS] for row in self.rows]
             write_atomically(self.run_dir / "metrics.csv", reports.as_csv([COLUMNS, *rows]))
-        for logger in tensorboards(trainer):
-            logger.experiment.flush()
         now = time.perf_counter()
         if self.is_verbose:
             echo(self._describe(row, now - self._epoch_start))
@@ -105,13 +84,7 @@ class TrainingHistory(Callback):
         self.seconds += time.perf_counter()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the curves, and logs the hyperparameters with the best scores."""
         self._draw_curves()
-        if best := self.best:
-            for logger in tensorboards(trainer):
-                scores = {"best/val_accuracy": best["val/accuracy"], "best/val_loss": best["val/loss"]}
-                logger.log_hyperparams(dict(logger.hparams), scores, step=trainer.global_step)
-                logger.experiment.flush()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Draws the curves of an interrupted run."""

@@ -1,6 +1,7 @@
 """`validate`, `test` and `predict` on checkpoints of a tiny dataset."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from google.protobuf import text_format
+from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.projector import projector_config_pb2
 
 from mnist_lightning.__main__ import main
 from tests.conftest import BEST, MLP, RUN, SMALL, line_of, read_csv
@@ -38,7 +42,7 @@ def test_test_needs_no_flags_and_equals_scikit_learn(run: Path, capsys: pytest.C
     assert all(float(row["confidence"]) == max(float(row[f"p{i}"]) for i in range(10)) for row in rows)
     assert metrics["accuracy"] > 0.5
     output = capsys.readouterr().out
-    assert f"report      {run / 'test'}" in output
+    assert f"report      {run / 'test' / 'report.html'}" in output
     low, high = metrics["accuracy_95_percent_interval"]
     interval = f"95% interval {low:.2%} to {high:.2%}"
     end = (
@@ -53,8 +57,33 @@ def test_tensorboard_shows_the_test_at_the_step_of_the_checkpoint(run: Path) -> 
     (accuracy,) = accumulator.Scalars("test/accuracy")
     metrics = json.loads((run / "test" / "metrics.json").read_text())
     assert (accuracy.step, accuracy.value) == (step, pytest.approx(metrics["accuracy"]))
-    for name in ("confusion_matrix", "mistakes", "reliability", "risk_coverage"):
+    for name in ("confusion_matrix", "mistakes", "reliability", "risk_coverage", "first_layer", "occlusion"):
         assert [image.step for image in accumulator.Images(f"test/{name}")] == [step]
+
+
+def test_projector_gets_features_labels_and_pictures(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        main(["test"])
+    assert "warning" not in "".join(capfd.readouterr())
+    config = projector_config_pb2.ProjectorConfig()
+    text_format.Parse((run / "projector_config.pbtxt").read_text(), config)
+    (embedding,) = config.embeddings
+    vectors = (run / embedding.tensor_path).read_text().splitlines()
+    assert [len(vector.split("\t")) for vector in vectors] == [24] * 100
+    assert (run / embedding.metadata_path).read_text().split() == list("0123456789") * 10
+    with Image.open(run / embedding.sprite.image_path) as sprite:
+        assert sprite.size == (280, 280)
+
+
+def test_explain_false_leaves_the_network_out_of_the_report(run: Path) -> None:
+    main(["test"])
+    assert 'alt="What the first layer' in (run / "test" / "report.html").read_text()
+    shutil.rmtree(run / "00000")
+    main(["test", "--explain", "false"])
+    pictures = sorted(path.stem for path in (run / "test").glob("*.png"))
+    assert pictures == ["confusion_matrix", "mistakes", "reliability", "risk_coverage"]
+    assert 'alt="What the first layer' not in (run / "test" / "report.html").read_text()
+    assert not (run / "00000").exists()
 
 
 def test_validate_reproduces_the_scores_of_the_best_epoch(run: Path) -> None:

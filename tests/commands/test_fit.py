@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from mnist_lightning.__main__ import main
 from mnist_lightning.data import sources
@@ -63,17 +66,74 @@ def test_last_checkpoint_is_that_of_the_last_epoch(tiny: Path, monkeypatch: pyte
     assert epochs == [0, 3]
 
 
-def test_tensorboard_shows_scores_matrices_and_hyper_parameters(run: Path) -> None:
+def test_tensorboard_shows_scores_matrices_and_errors_of_each_class(run: Path) -> None:
     accumulator, rows = events(run), read_csv(run / "metrics.csv")
     for metric in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate"):
         logged = accumulator.Scalars(metric)
         assert [event.step for event in logged] == [int(row["step"]) for row in rows]
         assert [event.value for event in logged] == pytest.approx([float(row[metric]) for row in rows])
-    assert not {"hp_metric", "epoch"} & set(accumulator.Tags()["scalars"])
     assert [image.step for image in accumulator.Images("val/confusion_matrix")] == [5, 11, 17]
-    best = max(float(row["val/accuracy"]) for row in rows)
-    assert [event.value for event in accumulator.Scalars("best/val_accuracy")] == pytest.approx([best])
-    assert "_hparams_/session_start_info" in accumulator.summary_metadata
+    errors = [[event.value for event in accumulator.Scalars(f"val_error/{name}")] for name in "0123456789"]
+    accuracies = [1 - sum(column) / 10 for column in zip(*errors, strict=True)]  # there are 4 images of each class
+    assert accuracies == pytest.approx([float(row["val/accuracy"]) for row in rows], abs=1e-6)
+    tags = set(accumulator.Tags()["scalars"])
+    assert {tag.partition("/")[0] for tag in tags} == {"train", "val", "val_error", "learning_rate"}
+
+
+def test_tensorboard_draws_training_and_validation_in_one_chart(run: Path) -> None:
+    (event,) = events(run).Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert charts.pop("error of each class") == [f"val_error/{name}" for name in "0123456789"]
+    assert charts == {name: [f"train/{name}", f"val/{name}"] for name in ("loss", "accuracy")}
+
+
+def test_gradient_norm_is_a_mean_over_some_steps_of_the_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+
+    def record(model: LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+
+    monkeypatch.setattr(LightningModule, "on_before_optimizer_step", record)
+    main(["fit", *SMALL, *MLP, "--data.batch_size=20", "--trainer.max_epochs=2", "--trainer.precision=32-true"])
+    logged = [(event.step, event.value) for event in events(RUN).Scalars("train/gradient_norm")]
+    expected = [(17, (norms[0] + norms[10]) / 2), (35, (norms[18] + norms[20] + norms[30]) / 3)]
+    assert logged == [(step, pytest.approx(norm, rel=1e-5)) for step, norm in expected]
+
+
+def test_tensorboard_compares_runs_by_what_is_not_the_default(run: Path) -> None:
+    flags = ["--data.augmentation.rotation=5", "--optimizer=SGD", "--optimizer.lr=0.1", "--seed_everything=3"]
+    main(["fit", *SMALL, *MLP, *flags, "--trainer.max_epochs=1"])
+    found = []
+    for path in (run, Path("lightning_logs/version_1")):
+        metadata = events(path).summary_metadata["_hparams_/session_start_info"]
+        hparams = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+        found.append({name: getattr(value, str(value.WhichOneof("kind"))) for name, value in hparams.items()})
+    best = max(float(row["val/accuracy"]) for row in read_csv(run / "metrics.csv"))
+    first = {"model": "MLP", "epochs": 3, "batch_size": 60, "learning_rate": 0.01, "seed": 0, "dropout": 0.1}
+    first |= {"optimizer": "AdamW", "dataset": "Tiny", "hidden_sizes": "[24]", "best val/accuracy": pytest.approx(best)}
+    assert found[0] == first
+    second = {
+        "epochs": 1,
+        "seed": 3,
+        "rotation": 5,
+        "optimizer": "SGD",
+        "best val/accuracy": found[1]["best val/accuracy"],
+    }
+    assert found[1] == {**first, **second}
+
+
+def test_first_batch_is_drawn_once_and_only_if_asked(run: Path) -> None:
+    assert [image.step for image in events(run).Images("train/batch")] == [0]
+    drawn = (run / "figures" / "batch.png").read_bytes()
+    (run / "figures" / "batch.png").unlink()
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "4"])
+    assert not (run / "figures" / "batch.png").exists()
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs=1", "--data.augmentation.rotation=40"])
+    assert Path("lightning_logs/version_1/figures/batch.png").read_bytes() != drawn
+    main(["fit", *SMALL, *MLP, "--trainer.max_epochs=1", "--explain=false"])
+    assert [path.name for path in Path("lightning_logs/version_2/figures").iterdir()] == ["curves.png"]
 
 
 def test_config_yaml_reproduces_a_run(run: Path) -> None:

@@ -139,6 +139,5 @@ def test_lines_need_a_model_of_handwriting(
 ) -> None:
     put_image(Path("scans/3.png"), 3)
     monkeypatch.setitem(sources.SOURCES, "Tiny", dataclasses.replace(sources.SOURCES["Tiny"], is_handwriting=False))
-    assert line_of(["predict", "--images", "scans", "--digits", "many"], capsys) == (
-        "error: --digits many needs a model of handwriting; this one learned Tiny; omit the flag\n"
-    )
+    expected = "error: --digits many needs --images and a model of handwriting; this one learned Tiny\n"
+    assert line_of(["predict", "--images", "scans", "--digits", "many"], capsys) == expected

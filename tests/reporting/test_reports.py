@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from sklearn import metrics
 from torch.nn.functional import one_hot
 
 from mnist_lightning.reporting import figures, reports
+from mnist_lightning.reporting.sheets import Results
+from mnist_lightning.runs import folders
 
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.randint(0, 3, (500,), generator=GENERATOR)
 PREDICTIONS = torch.where(torch.rand(500, generator=GENERATOR) < 0.9, LABELS, (LABELS + 1) % 3)
 NAMES = ["cat", "dog", "eel"]
+FIGURES = ("confusion_matrix", "mistakes", "reliability", "risk_coverage")
 CONFUSION = torch.from_numpy(metrics.confusion_matrix(LABELS, PREDICTIONS))
 
 
@@ -53,7 +57,11 @@ def test_class_that_never_occurs_has_a_score_of_zero() -> None:
 def test_all_files_are_written(tmp_path: Path) -> None:
     probabilities = 0.7 * one_hot(PREDICTIONS, 3) + 0.1
     images = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=GENERATOR)
-    reports.write_report(tmp_path, images, LABELS, probabilities, NAMES, {"dataset": "Pets"}, suspected=[3])
+    results = Results(images, LABELS, probabilities, NAMES)
+    (tmp_path / "outdated.png").touch()
+    reports.write_report(
+        tmp_path, results, {"dataset": "Pets", "loss": 0.5, "checkpoint": "c"}, {"more": Image.new("L", (1, 1))}
+    )
     written = json.loads((tmp_path / "metrics.json").read_text())
     accuracy = metrics.accuracy_score(LABELS, PREDICTIONS)
     low, high = binomtest(int((LABELS == PREDICTIONS).sum()), 500).proportion_ci(method="wilson")
@@ -65,6 +73,8 @@ def test_all_files_are_written(tmp_path: Path) -> None:
         "num_images": 500,
         "frequent_mistakes": "cat as dog: 22, eel as cat: 22, dog as eel: 17",
         "dataset": "Pets",
+        "loss": 0.5,
+        "checkpoint": "c",
     }
     with (tmp_path / "confusion_matrix.csv").open(newline="") as stream:
         header, *rows = csv.reader(stream)
@@ -74,9 +84,31 @@ def test_all_files_are_written(tmp_path: Path) -> None:
     assert "weighted avg" in (tmp_path / "classification_report.txt").read_text()
     report = json.loads((tmp_path / "classification_report.json").read_text())
     assert report["cat"]["support"] == CONFUSION[0].sum()
-    for name in ("confusion_matrix", "mistakes", "reliability", "risk_coverage"):
+    assert {path.stem for path in tmp_path.glob("*.png")} == {*FIGURES, "more"}
+    for name in FIGURES:
         with Image.open(tmp_path / f"{name}.png") as image:
             assert min(image.size) > 300
+
+
+def test_page_needs_no_other_file_and_says_how_to_reproduce_it(tmp_path: Path) -> None:
+    folder, images = tmp_path / "test", torch.zeros(500, 28, 28, dtype=torch.uint8)
+    (tmp_path / "config.yaml").write_text("model: <MLP>")
+    entry = {**folders.environment(), "command": ["/site-packages/mnist_lightning/__main__.py", "fit", "--name", "a b"]}
+    (tmp_path / "environment.json").write_text(json.dumps([entry]))
+    results = Results(images, LABELS, one_hot(PREDICTIONS, 3).float(), ["<cat>", "dog", "eel"])
+    written = reports.write_report(folder, results, {"dataset": "Pets", "loss": 0.5, "checkpoint": "c.ckpt"}, {})
+    page = (folder / "report.html").read_text()
+    assert f"<h1>Pets: {100 * written['accuracy']:.2f}% of 500 test images are right</h1>" in page
+    low, high = written["accuracy_95_percent_interval"]
+    assert f"95% interval {100 * low:.2f}% to {100 * high:.2f}%" in page
+    assert "<td>&lt;cat&gt;</td>" in page
+    assert "<pre>python -m mnist_lightning fit --name &#39;a b&#39;</pre>" in page
+    assert "model: &lt;MLP&gt;" in page
+    assert f"torch {torch.__version__.partition('+')[0]}" in page
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert len(sources) == len(FIGURES)
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
+    assert "<script" not in page
 
 
 def test_table_has_six_digits_in_csv_and_json(tmp_path: Path) -> None:

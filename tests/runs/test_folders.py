@@ -46,6 +46,12 @@ def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     )
 
 
+def test_link_to_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "logs").symlink_to("missing")
+    with pytest.raises(UserError, match="version_0 can't be created"):
+        folders.make_run_dir(tmp_path / "logs")
+
+
 def test_newest_run_with_a_checkpoint_is_found(tmp_path: Path) -> None:
     put_checkpoint(tmp_path / "version_2", "best.ckpt")
     last = put_checkpoint(tmp_path / "version_2", "last.ckpt")

@@ -13,7 +13,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from mnist_lightning.images import find_digits
-from mnist_lightning.reporting.figures import UNSURE
+from mnist_lightning.reporting.sheets import UNSURE
 from mnist_lightning.serving.app import MAX_BYTES, create_app
 from mnist_lightning.serving.runtime import ExportedClassifier
 from tests.conftest import UInt8, png, scan
