@@ -113,8 +113,8 @@ def contact_sheet(
 def batch_sheet(images: Pixels, labels: Sequence[str]) -> Image.Image:
     """Draws fifty images of a batch, `(N, H, W)` or `(N, H, W, 3)`, with their labels; the last ones may have none."""
     tiles = [Tile(image, name) for image, name in zip(images, [*labels, *["no label"] * len(images)], strict=False)]
-    title = f"Of the {len(tiles)} images of the first batch, as training sees them"
-    return draw(title, [("", tiles[:: -(-len(tiles) // 50)])])
+    shown = tiles[:: -(-len(tiles) // 50)]
+    return draw(f"{len(shown)} of the {len(tiles)} images of the first batch, as training sees them", [("", shown)])
 
 
 def mistakes_sheet(results: Results) -> Image.Image:
