@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from mnist_lightning.data.module import scale
@@ -59,19 +59,22 @@ def occlusion(model: Classifier, image: Tensor, prediction: int) -> npt.NDArray[
     return np.asarray((probabilities[0] - probabilities[1:])[patches])
 
 
-def features(model: Classifier, images: Tensor) -> Tensor:
-    """Returns what the last fully connected layer receives, `(N, F)` float32."""
+def features(model: Classifier, images: Tensor) -> Tensor | None:
+    """Returns what the last fully connected layer receives, `(N, F)` float32, or None if there is no such layer."""
     found: list[Tensor] = []
-    with model.head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu())):
-        model.predict(images)
-    return torch.cat(found)[: len(images)]  # an Ensemble with shifts has several for each
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]:
+        with layer.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1).float().cpu())):
+            model.predict(images)
+    return torch.cat(found)[: len(images)] if found else None  # an Ensemble with shifts has several for each image
 
 
 def log_features(writer: SummaryWriter, model: Classifier, results: Results) -> None:
-    """Writes the features of the first thousand images for TensorBoard's projector."""
-    images, labels = results.images[:1000], [results.class_names[label] for label in results.labels[:1000]]
+    """Writes the features of up to a thousand images for TensorBoard's projector."""
+    images = results.images[: min(1000, (2048 // model.inputs.image_size) ** 2)]  # the projector shows small ones
+    labels = [results.class_names[label] for label in results.labels[: len(images)]]
     shutil.rmtree(Path(writer.log_dir) / "00000", ignore_errors=True)  # of an earlier test
-    writer.add_embedding(features(model, images), labels, scale(images), tag="features")
+    if (vectors := features(model, images)) is not None:
+        writer.add_embedding(vectors, labels, scale(images), tag="features")
 
 
 def _in_color(values: Any, limit: float) -> Any:

@@ -104,10 +104,10 @@ def _write_page(folder: Path, metrics: Mapping[str, Any], scores: Mapping[str, A
     """Writes `report.html`: the report, and how its run was trained, in one file that needs no others."""
     run_dir = folder.parent
     paths = [*folder.glob("*.png"), *run_dir.glob("figures/*.png")]
-    files = {path.name: path.read_text() for name in ("environment.json", "config.yaml") for path in run_dir.glob(name)}
+    files = {path.name: path.read_text("utf-8") for path in [*run_dir.glob("*.yaml"), *run_dir.glob("*.json")]}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["command"] = lambda words: shlex.join([*program(words[0]), *words[1:]])
-    page = environment.from_string((Path(__file__).parent / "report.html").read_text()).render(
+    page = environment.from_string(Path(__file__).with_name("report.html").read_text("utf-8")).render(
         stage=folder.name,
         metrics=metrics,
         scores=scores,

@@ -21,7 +21,6 @@ from mnist_lightning.reporting import figures, reports, sheets
 from mnist_lightning.training.history import TrainingHistory
 
 NORM_STEPS = 10  # the norm of the gradient would take a few percent of a small network's step
-
 SHOWN = ("batch_size", "learning_rate", "seed")  # settings by which runs are compared even if they are the defaults
 HIDDEN = ("augmentation", "class_names", "mean", "std", "data_dir", "num_workers")  # and by which they never are
 
@@ -66,7 +65,8 @@ class TensorBoardPages(Callback):
                 writer.add_image("train/batch", np.asarray(sheet), 0, dataformats="HWC")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.global_step % NORM_STEPS == 0 or not self._norms:  # each epoch has one
+        is_scaled = trainer.precision == "16-mixed"  # by a factor that the optimizer removes
+        if not is_scaled and (trainer.global_step % NORM_STEPS == 0 or not self._norms):  # each epoch has one
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             self._norms.append(get_total_norm(gradients))
 
@@ -85,7 +85,8 @@ class TensorBoardPages(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for writer in _writers(trainer):
-            writer.add_scalar("train/gradient_norm", torch.stack(self._norms).mean().item(), trainer.global_step - 1)
+            for norm in [torch.stack(self._norms).mean().item()] if self._norms else []:
+                writer.add_scalar("train/gradient_norm", norm, trainer.global_step - 1)
             writer.flush()
         self._norms.clear()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_lightning.models import CNN, MLP
 from mnist_lightning.reporting import network
@@ -38,7 +38,9 @@ def test_color_pictures_of_any_size_are_covered_too() -> None:
 def test_features_are_what_the_last_layer_turns_into_logits() -> None:
     model = MLP(hidden_sizes=(16, 8))
     images = torch.randint(0, 256, (5, 28, 28)).byte()
-    features = network.features(model, images).clone()
+    found = network.features(model, images)
+    assert found is not None
+    features = found.clone()  # usable outside of inference mode
     assert features.shape == (5, 8)
     torch.testing.assert_close(model.head(features).softmax(1), model.probabilities(images))
     assert not model.head._forward_pre_hooks
@@ -54,3 +56,10 @@ def test_first_layer_is_drawn_in_red_and_blue(model: CNN, size: int, units: int)
     red, blue = ((sheet == color).all(2).sum() for color in ((103, 0, 31), (5, 48, 97)))
     assert red + blue == units * 84 * 84
     assert 0.9 < red / blue < 1.2
+
+
+def test_network_without_a_last_layer_has_no_features() -> None:
+    model = MLP(hidden_sizes=(16,))
+    model.network = nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten())
+    images = torch.randint(0, 256, (5, 28, 28)).byte()
+    assert network.features(model, images) is None
