@@ -24,8 +24,7 @@ from mnist_lightning.arguments import settings
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError, did_you_mean, one_line
 from mnist_lightning.files import write_atomically
-from mnist_lightning.models import Classifier, Ensemble
-from mnist_lightning.models.ensemble import known_classes
+from mnist_lightning.models import Classifier, Ensemble, known_classes
 from mnist_lightning.runs import checkpoints, folders
 from mnist_lightning.training.history import RunCheckpoints, TrainingHistory
 from mnist_lightning.training.progress import PassBar
@@ -79,7 +78,7 @@ class CLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
         parser.add_argument("--ckpt_path", type=str | None, default=None)
         parser.add_argument("--init_from", type=str | None, default=None)  # like the following, `fit` alone uses it
-        parser.add_argument("--explain", type=bool, default=True)  # for `fit` and `test`
+        parser.add_argument("--explain", type=bool, default=True)  # for `fit`, `validate` and `test`
         parser.add_optimizer_args()
         parser.add_lr_scheduler_args()
         self.add_flags(parser)

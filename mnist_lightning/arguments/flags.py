@@ -13,8 +13,7 @@ import yaml
 from mnist_lightning.data.module import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import read_yaml
-from mnist_lightning.models import Classifier
-from mnist_lightning.models.ensemble import known_classes
+from mnist_lightning.models import Classifier, known_classes
 from mnist_lightning.runs.checkpoints import Checkpoint, class_path
 
 LISTS = ("model.init_args.ckpt_paths", "model.ckpt_paths", "images")  # take several values, as a shell expands patterns

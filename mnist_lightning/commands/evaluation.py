@@ -92,7 +92,7 @@ def _score(command: str, stage: str, flags: Sequence[str]) -> None:
         if cli.config.explain:
             network.log_features(logger.experiment, cli.model, results)
         logger.finalize("success")
-    echo((folder / "classification_report.txt").read_text())
+    echo((folder / "classification_report.txt").read_text("utf-8"))
     echo(f"report      {folder / 'report.html'}")
     echo(f"mistakes    {metrics['frequent_mistakes']}")
     low, high = metrics["accuracy_95_percent_interval"]

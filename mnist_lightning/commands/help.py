@@ -20,7 +20,7 @@ def all_flags() -> str:
 
     from mnist_lightning.arguments import flags, settings
     from mnist_lightning.data.module import MNISTDataModule
-    from mnist_lightning.models.ensemble import known_classes
+    from mnist_lightning.models import known_classes
 
     pages = []
     for title, documented, key, skip in (
@@ -29,8 +29,7 @@ def all_flags() -> str:
         ("trainer", Trainer, "trainer", ("overfit_batches",)),
     ):
         parser = ArgumentParser(add_help=False, usage=SUPPRESS, default_meta=False)
-        parser.add_class_arguments(documented, key, skip=set(skip))
-        if documented is Trainer:
-            parser.set_defaults({f"trainer.{name}": value for name, value in settings.DEFAULTS.items()})
+        defaults = settings.DEFAULTS if key == "trainer" else None
+        parser.add_class_arguments(documented, key, skip=set(skip), default=defaults)
         pages.append(f"{title}: {parser.format_help().strip()}\n")
     return "\n".join(pages)

@@ -83,7 +83,7 @@ def _read(files: Sequence[Path], inputs: InputFormat, many: bool) -> Digits:
 
 def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits, path: Path) -> None:
     """Writes the CSV file and, for the user's own images, a contact sheet of what the model saw."""
-    options, data, probabilities = cli.config, cli.datamodule, predictions.probabilities
+    options, data, inputs, probabilities = cli.config, cli.datamodule, cli.model.inputs, predictions.probabilities
     if not digits:
         confidences = probabilities.amax(1).tolist()
         sources = [f"{data.dataset}/test/{index}" for index in range(len(probabilities))]
@@ -95,7 +95,8 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits, path: 
         names = ("left", "top", "width", "height") if options.digits == "many" else ()
         extra = {name: [getattr(digit, name) for _, digit in digits] for name in names}
     texts = [data.class_names[index] for index in probabilities.argmax(1).tolist()]
-    known = 1 - len(data.class_names) * probabilities.double().amin(1).numpy()  # its classes share a doubt equally
+    doubt = len(data.class_names) * probabilities.double().amin(1).numpy()  # the classes share it equally
+    known = 1 - inputs.is_handwriting * doubt
     conditions = [known < (MIN_KNOWN if digits else 0), np.array(confidences) < options.min_confidence]
     reasons = np.select(conditions, ["no digit", "unsure"], "").tolist()
     answers = ["" if reason else text for text, reason in zip(texts, reasons, strict=True)]
@@ -118,5 +119,5 @@ def _write(cli: CLI, predictions: evaluation.Predictions, digits: Digits, path: 
     if digits and str(path) != "-":
         sheet, images = path.with_name(f"{path.stem}_sheet.png"), [digit.image for _, digit in digits]
         lines = [digit.line for _, digit in digits] if options.digits == "many" else []
-        reports.write_figure(sheet, sheets.contact_sheet(images, texts, confidences, sources, lines))
+        reports.write_figure(sheet, sheets.contact_sheet(images, texts, confidences, sources, lines, limit))
         echo(f"sheet       {sheet}, with what the model saw")

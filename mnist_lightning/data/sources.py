@@ -148,7 +148,7 @@ def download(source: Source, files: Sequence[File], raw_dir: Path) -> None:
 
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_S)
-    wanted = [(f"{file.name}.gz", file.compressed) for file in files]
+    wanted = [(f"{file.name}.gz", file.compressed or None) for file in files]  # pooch doesn't check None
     for name, checksum in [source.archive] if source.archive else wanted:
         problems = []
         for url in [mirror + name for mirror in source.mirrors]:

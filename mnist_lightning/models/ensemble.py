@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from mnist_lightning.errors import UserError, check_range, one_line
 from mnist_lightning.models.classifier import Classifier
 from mnist_lightning.runs import checkpoints, folders
-from mnist_lightning.runs.checkpoints import class_path
 
 
 def known_classes() -> dict[str, type[Classifier]]:
@@ -19,7 +18,7 @@ def known_classes() -> dict[str, type[Classifier]]:
     found: list[type[Classifier]] = [Classifier]
     for base in found:  # grows meanwhile
         found += base.__subclasses__()
-    return {class_path(model): model for model in found[1:]}
+    return {checkpoints.class_path(model): model for model in found[1:]}
 
 
 def rebuild(stored: checkpoints.Checkpoint) -> Classifier:

@@ -88,18 +88,15 @@ def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
 
 
 def risk_coverage_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
-    """Draws how many of the most confident predictions are wrong, against the fraction that is accepted.
-
-    Source: Geifman and El-Yaniv 2017 (arXiv:1705.08500).
-    """
+    """Draws the error among the most confident predictions. Source: Geifman and El-Yaniv 2017 (arXiv:1705.08500)."""
     is_wrong = ~is_correct[confidences.argsort(descending=True, stable=True)].numpy()
     accepted = np.arange(1, len(is_wrong) + 1)
     figure = Figure(figsize=(5, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.plot(100 * accepted / len(is_wrong), 100 * is_wrong.cumsum() / accepted)
-    axes.set(xlabel="accepted, the most confident first, %", ylabel="wrong among them, %")
+    axes.set(xlabel="accepted, the most confident first, %", ylabel="error among the accepted, %")
     start = 100 * is_wrong.argmax() / len(is_wrong) - 1  # a little before the first mistake
-    axes.set(title=f"all: {is_wrong.mean():.2%} wrong", xlim=(max(0, start), 100))
+    axes.set(title=f"error with all accepted: {is_wrong.mean():.2%}", xlim=(max(0, start), 100))
     return figure
 
 
@@ -110,7 +107,8 @@ def curves_figure(history: Sequence[dict[str, float]], best: dict[str, float] | 
         for stage, name, color in (("train", "training", "tab:orange"), ("val", "validation", "tab:blue")):
             rows = [row for row in history if f"{stage}/{metric}" in row]
             scores = np.array([row[f"{stage}/{metric}"] for row in rows])
-            values = (100 * (1 - scores) if metric == "accuracy" else scores).clip(1e-5)  # the axis has no 0
+            values = 100 * (1 - scores) if metric == "accuracy" else scores
+            values = values.clip(values[values > 0].min(initial=1) / 2)  # the axis has no 0
             axes.plot([row["epoch"] + 1 for row in rows], values, marker=".", color=color, label=name)
         if best:
             axes.axvline(best["epoch"] + 1, color="gray", linestyle=":", label=f"best epoch: {best['epoch'] + 1:.0f}")
@@ -121,6 +119,6 @@ def curves_figure(history: Sequence[dict[str, float]], best: dict[str, float] | 
         axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
         axes.grid(which="both", alpha=0.3)
     axes.legend()
-    caption = "training: with the config's distortions and label smoothing; validation: without, after each epoch"
-    figure.supxlabel(caption, fontsize=8)
+    caption = "training: mean over the epoch, with the config's distortions, dropout and label smoothing"
+    figure.supxlabel(f"{caption}; validation: after the epoch, without these", fontsize=8)
     return figure

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mnist_lightning.data.module import scale
 from mnist_lightning.models import Classifier
+from mnist_lightning.models.networks import EdgeConv2d
 from mnist_lightning.reporting import sheets
 from mnist_lightning.reporting.sheets import Results, Tile
 
@@ -23,14 +24,17 @@ NUM_PATCHES = 7  # in each direction; one after the other is covered
 
 def draw(model: Classifier, results: Results) -> dict[str, Image.Image]:
     """Draws the weights of the first layer, if they form squares, and where the network looks in its worst mistakes."""
-    weights = next(parameter for parameter in model.network.parameters() if parameter.ndim > 1).detach().cpu()
-    channels, size = model.inputs.channels, math.isqrt(weights[0].numel() // model.inputs.channels)
-    drawn = {"occlusion": _occlusion_sheet(model, results)}
-    if weights[0].numel() == channels * size**2:
-        maps = weights.view(-1, channels, size, size).mean(1)[:50].numpy()
-        tiles = [Tile(_in_color(kernel, abs(maps).max())) for kernel in maps]
-        title = f"First layer, {len(maps)} of {len(weights)} units, {size}x{size}: positive weights red, negative blue"
-        drawn["first_layer"] = sheets.draw(title, [("", tiles)])
+    drawn, channels = {"occlusion": _occlusion_sheet(model, results)}, model.inputs.channels
+    for layer in [module for module in model.network.modules() if isinstance(module, nn.Conv2d | nn.Linear)][:1]:
+        weights = layer.weight.detach().float().cpu()
+        if isinstance(layer, EdgeConv2d):
+            weights = weights - weights.mean((1, 2, 3), keepdim=True)
+        size = math.isqrt(weights[0].numel() // channels)
+        if weights[0].numel() == channels * size**2:
+            maps = weights.view(-1, channels, size, size).mean(1)[:50].numpy()
+            tiles = [Tile(_in_color(kernel, abs(maps).max())) for kernel in maps]
+            title = f"First layer: {len(maps)} of {len(weights)} outputs, each with {size} x {size} weights"
+            drawn["first_layer"] = sheets.draw(f"{title}; positive ones are red, negative ones blue", [("", tiles)])
     return drawn
 
 
@@ -39,22 +43,25 @@ def _occlusion_sheet(model: Classifier, results: Results) -> Image.Image:
     for index in results.mistakes[:10]:
         pixels = results.images[index]
         drops = occlusion(model, pixels, int(results.predictions[index]))
-        ink = pixels.numpy() / 255 if pixels.ndim == 2 else 1 - pixels.numpy().mean(2) / 255
-        colors = _in_color(drops, max(0.1, abs(drops).max())) * (1 - 0.8 * ink[..., None])
-        tiles.append(Tile(colors.astype(np.uint8), f"{results.describe(index)}\nup to {drops.max():+.0%}"))
-    title = "The most confident mistakes: places that raise (red) or lower (blue) the probability of the prediction"
-    return sheets.draw(title, [("", tiles)])
+        ink = (pixels.float() - _background(pixels)).abs().view(*pixels.shape[:2], -1).mean(2, keepdim=True).numpy()
+        colors = _in_color(drops, max(0.1, abs(drops).max())) * (1 - 0.6 * ink / 255)
+        tiles.append(Tile(colors.astype(np.uint8), f"{results.describe(index)}\n{100 * drops.max():.0f} points"))
+    title = (
+        "The most confident mistakes. Red places support the prediction: covering them lowers its probability, at most"
+    )
+    return sheets.draw(f"{title} by these percentage points", [("", tiles)])
+
+
+def _background(image: Tensor) -> Tensor:
+    return image.flatten(0, 1).median(0).values  # of each channel
 
 
 def occlusion(model: Classifier, image: Tensor, prediction: int) -> npt.NDArray[np.float32]:
-    """Returns how much the patch around each pixel adds to the probability of a class, `(H, W)` in [-1, 1].
-
-    That is what the probability loses if the patch is covered. Source: Zeiler and Fergus 2014 (arXiv:1311.2901).
-    """
+    """Returns what covering each pixel's patch takes from a class's probability, `(H, W)`. Source: arXiv:1311.2901."""
     places = torch.arange(len(image)) * NUM_PATCHES // len(image)
     patches = places[:, None] * NUM_PATCHES + places  # (H, W), the number of each pixel's patch
     is_covered = patches == torch.arange(NUM_PATCHES**2).view(-1, 1, 1)  # (49, H, W)
-    covered = torch.where(is_covered if image.ndim == 2 else is_covered[..., None], image.amin(), image)  # by paper
+    covered = torch.where(is_covered if image.ndim == 2 else is_covered[..., None], _background(image), image)
     probabilities = model.predict(torch.cat([image[None], covered])).probabilities[:, prediction]
     return np.asarray((probabilities[0] - probabilities[1:])[patches])
 

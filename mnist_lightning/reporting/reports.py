@@ -56,10 +56,10 @@ def classification_report(confusion: Tensor, class_names: Sequence[str]) -> str:
 
 
 def frequent_mistakes(confusion: Tensor, class_names: Sequence[str], max_mistakes: int = 3) -> str:
-    """Returns the most frequent mistakes with their counts, such as `4 as 9: 5, 7 as 2: 3`."""
+    """Returns the most frequent mistakes with their counts, such as `4 as 9 (5x), 7 as 2 (3x)`."""
     wrong = confusion.clone().fill_diagonal_(0)
     cells = sorted(wrong.nonzero().tolist(), key=lambda cell: -wrong[*cell].item())[:max_mistakes]
-    return ", ".join(f"{class_names[label]} as {class_names[other]}: {wrong[label, other]}" for label, other in cells)
+    return ", ".join(f"{class_names[label]} as {class_names[other]} ({wrong[label, other]}x)" for label, other in cells)
 
 
 def write_report(
@@ -119,10 +119,7 @@ def _write_page(folder: Path, metrics: Mapping[str, Any], scores: Mapping[str, A
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
-    """Writes columns of the same length, with six digits after the decimal point.
-
-    The path's suffix decides: lines of JSON for `.json` and `.jsonl`, otherwise CSV; `-` is standard output.
-    """
+    """Writes columns as CSV, or as lines of JSON for `.json` and `.jsonl`, with six decimals; `-`: standard output."""
     rows = [[round(v, 6) if isinstance(v, float) else v for v in row] for row in zip(*columns.values(), strict=True)]
     if path.suffix in (".json", ".jsonl"):
         text = "".join(f"{json.dumps(dict(zip(columns, row, strict=True)))}\n" for row in rows)

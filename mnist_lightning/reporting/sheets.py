@@ -59,13 +59,16 @@ def draw(title: str, groups: Iterable[tuple[str, Sequence[Tile]]]) -> Image.Imag
     """Draws groups of images, each below a heading, unless that is empty."""
     font, bold = (ImageFont.truetype(FONT.replace(".ttf", f"{style}.ttf"), 13) for style in ("", "-Bold"))
     groups = list(groups)
-    lines = [tile.text.split("\n") for _, tiles in groups for tile in tiles]
+    tiles = [tile for _, group in groups for tile in group]
+    lines = [tile.text.split("\n") for tile in tiles if tile.text]
+    # Light ink on black becomes black ink on white.
+    invert = bool(np.median([np.median(tile.pixels) for tile in tiles if tile.pixels.ndim == 2] or 255) < 128)
     width = max([SIDE + 18, *(8 + round(font.getlength(line)) for line in itertools.chain(*lines))])
     height = SIDE + 20 + 16 * max(map(len, lines), default=0)
     strips = [_heading(title, bold)]
-    for heading, tiles in groups:
+    for heading, group in groups:
         strips += [_heading(heading, font)] if heading else []
-        strips += [_row(tiles[start : start + 10], width, height, font) for start in range(0, len(tiles), 10)]
+        strips += [_row(group[start : start + 10], width, height, font, invert) for start in range(0, len(group), 10)]
     sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
     for strip, bottom in zip(strips, itertools.accumulate(strip.height for strip in strips), strict=True):
         sheet.paste(strip, (0, bottom - strip.height))
@@ -78,15 +81,15 @@ def _heading(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     return strip
 
 
-def _row(tiles: Sequence[Tile], width: int, height: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _row(tiles: Sequence[Tile], width: int, height: int, font: ImageFont.FreeTypeFont, invert: bool) -> Image.Image:
     strip = Image.new("RGB", (width * len(tiles), height), "white")
     for index, (pixels, text, color) in enumerate(tiles):
         image = Image.fromarray(pixels)
-        if pixels.ndim == 2 and np.median(pixels[0]) < 128:  # light ink on black becomes black ink on white
+        if pixels.ndim == 2 and invert:
             image = ImageOps.invert(image)
-        left = width * index + (width - SIDE) // 2
-        strip.paste(image.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, height - SIDE - 12))
-        ImageDraw.Draw(strip).text((left + SIDE / 2, 2), text, color, font, "ma", align="center")
+        left, top = width * index + (width - SIDE) // 2, height - SIDE - 12
+        strip.paste(image.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+        ImageDraw.Draw(strip).text((left + SIDE / 2, top - 4), text, color, font, "md", align="center")
     return strip
 
 
@@ -96,15 +99,16 @@ def contact_sheet(
     confidences: Sequence[float],
     paths: Sequence[str] = (),
     lines: Sequence[int] = (),
+    limit: float = UNSURE,
 ) -> Image.Image:
     """Draws the first hundred images with prediction, confidence and file; if lines are given, in a row for each."""
     texts = [f"{name}  {confidence:.0%}" for name, confidence in zip(predictions, confidences, strict=True)]
     if paths and not lines:
         texts = [f"{text}\n{Path(path).name[-14:]}" for text, path in zip(texts, paths, strict=True)]
-    colors = ["black" if confidence >= UNSURE else "firebrick" for confidence in confidences]
+    colors = ["black" if confidence >= limit else "firebrick" for confidence in confidences]
     tiles = [Tile(*tile) for tile in zip(images, texts, colors, strict=True)][:100]
     title = f"{len(tiles)} of {len(images):,} images, as the model sees them: prediction and confidence"
-    title += f", in red below {UNSURE:.0%}"
+    title += f", in red below {limit:.0%}"
     rows = itertools.groupby(zip(paths, lines, tiles, strict=False), key=lambda item: item[:2])
     groups = [("" if line else path, [tile for *_, tile in row]) for (path, line), row in rows]
     return draw(title, groups or [("", tiles)])
@@ -124,6 +128,6 @@ def mistakes_sheet(results: Results) -> Image.Image:
         probabilities, is_suspected = results.probabilities[index], index in results.suspected
         text = f"{results.describe(index)}\n{probabilities[results.labels[index]]:.1%} / {probabilities.max():.1%}"
         text += "\nwrong label?" * is_suspected
-        tiles.append(Tile(results.images[index].numpy(), text, "gray" if is_suspected else "black"))
+        tiles.append(Tile(results.images[index].numpy(), text, "firebrick" if is_suspected else "black"))
     title = f"{len(mistakes):,} mistakes in {len(results.labels):,} images, the most confident first"
     return draw(f"{title}: label as prediction, and the probabilities of both", [("", tiles)])

@@ -87,7 +87,7 @@ def predict() -> Response:
         {
             "prediction": classifier.class_names[row.argmax()],
             "confidence": confidence,
-            "known": 1 - row.size * float(row.min()),  # as in `predict`
+            "known": 1 - classifier.inputs.is_handwriting * row.size * float(row.min()),  # as in `predict`
             "probabilities": dict(zip(classifier.class_names, row.tolist(), strict=True)),
             "image": digit.image.tolist(),
         }

@@ -7,6 +7,7 @@ import shlex
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "own_pictures.md").read_t
 CALLS = re.findall(r"^python -m mnist_lightning (.*)$", PAGE, flags=re.MULTILINE)
 
 
-def answers(port: int, path: Path) -> dict[str, float]:
+def answer(port: int, path: Path) -> dict[str, Any]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("POST", "/predict", path.read_bytes(), {"Content-Type": "application/octet-stream"})
         content = json.loads(connection.getresponse().read())
-        return dict(content["predictions"][0]["probabilities"])
+        return dict(content["predictions"][0])
 
 
 @pytest.mark.slow
@@ -45,10 +46,12 @@ def test_page_leads_from_class_folders_to_a_service(capsys: pytest.CaptureFixtur
     rows = [json.loads(line) for line in Path("answers.json").read_text().splitlines()]
     assert all(Path(row["source"]).parent.name == row["prediction"] for row in rows)
     assert len(rows) == 6
+    assert {row["known"] for row in rows} == {1}  # only a model of handwriting can tell what shows no digit
     with serve(*last[1:-2]) as service:  # on a free port
         for row in rows:
-            served = answers(service.port, Path(row["source"]))
-            assert list(served.values()) == pytest.approx([row[f"p{i}"] for i in range(3)], abs=2e-6)
+            served = answer(service.port, Path(row["source"]))
+            assert served["known"] == 1
+            assert list(served["probabilities"].values()) == pytest.approx([row[f"p{i}"] for i in range(3)], abs=2e-6)
 
 
 def as_emnist(image: UInt8) -> UInt8:

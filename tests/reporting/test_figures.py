@@ -42,7 +42,7 @@ def test_risk_rises_as_less_confident_predictions_are_accepted() -> None:
     figure = figures.risk_coverage_figure(torch.tensor([0.5, 0.9, 0.8, 0.7]), torch.tensor([False, True, True, False]))
     points = np.asarray(figure.axes[0].lines[0].get_xydata())
     np.testing.assert_allclose(points, np.array([[25, 0], [50, 0], [75, 100 / 3], [100, 50]]))
-    assert figure.axes[0].get_title() == "all: 50.00% wrong"
+    assert figure.axes[0].get_title() == "error with all accepted: 50.00%"
 
 
 def test_curves_count_epochs_from_one_and_mark_the_best() -> None:

@@ -44,7 +44,7 @@ def test_interval_equals_scipy(num_correct: int, num_images: int) -> None:
 
 def test_most_frequent_mistakes_come_first() -> None:
     confusion = torch.tensor([[9, 2, 0], [5, 9, 1], [0, 0, 9]])
-    assert reports.frequent_mistakes(confusion, NAMES) == "dog as cat: 5, cat as dog: 2, dog as eel: 1"
+    assert reports.frequent_mistakes(confusion, NAMES) == "dog as cat (5x), cat as dog (2x), dog as eel (1x)"
     assert reports.frequent_mistakes(torch.eye(3).long(), NAMES) == ""
     assert reports.frequent_mistakes(torch.tensor([[5]]), ["cat"]) == ""
 
@@ -71,7 +71,7 @@ def test_all_files_are_written(tmp_path: Path) -> None:
         "macro_f1": pytest.approx(metrics.f1_score(LABELS, PREDICTIONS, average="macro")),
         "expected_calibration_error": pytest.approx(abs(accuracy - 0.8), abs=1e-6),
         "num_images": 500,
-        "frequent_mistakes": "cat as dog: 22, eel as cat: 22, dog as eel: 17",
+        "frequent_mistakes": "cat as dog (22x), eel as cat (22x), dog as eel (17x)",
         "dataset": "Pets",
         "loss": 0.5,
         "checkpoint": "c",
@@ -98,7 +98,7 @@ def test_page_needs_no_other_file_and_says_how_to_reproduce_it(tmp_path: Path) -
     results = Results(images, LABELS, one_hot(PREDICTIONS, 3).float(), ["<cat>", "dog", "eel"])
     written = reports.write_report(folder, results, {"dataset": "Pets", "loss": 0.5, "checkpoint": "c.ckpt"}, {})
     page = (folder / "report.html").read_text()
-    assert f"<h1>Pets: {100 * written['accuracy']:.2f}% of 500 test images are right</h1>" in page
+    assert f"<h1>Pets: {100 * written['accuracy']:.2f}% of 500 test images classified correctly</h1>" in page
     low, high = written["accuracy_95_percent_interval"]
     assert f"95% interval {100 * low:.2f}% to {100 * high:.2f}%" in page
     assert "<td>&lt;cat&gt;</td>" in page

@@ -29,7 +29,7 @@ def test_mistakes_have_both_probabilities_and_suspected_labels_are_named(texts: 
     assert texts[0][0].startswith("3 mistakes in 4 images, the most confident first")
     assert texts[1:] == [
         ("9 as 1\n0.0% / 99.9%", "black"),
-        ("4 as 9\n20.0% / 80.0%\nwrong label?", "gray"),
+        ("4 as 9\n20.0% / 80.0%\nwrong label?", "firebrick"),
         ("1 as 4\n30.0% / 50.0%", "black"),
     ]
     is_ink = np.asarray(sheet) != 255
