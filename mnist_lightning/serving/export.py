@@ -1,6 +1,7 @@
 """A classifier as one ONNX file, verified before it is written; or as a page, where the browser runs the network."""
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ def export_onnx(model: Classifier, path: Path, images: Tensor, expected: Tensor,
 def _to_onnx(model: Classifier, metadata: Mapping[str, str]) -> bytes:
     import onnx
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, which isn't used, is missing
     example = torch.zeros((2, *model.inputs.shape), dtype=torch.uint8)  # one image would make the batch size a constant
     options: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"], "opset_version": OPSET}
     options["dynamic_shapes"] = ({0: torch.export.Dim("N")},)

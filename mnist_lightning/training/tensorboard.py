@@ -37,12 +37,7 @@ def _writers(trainer: Trainer) -> list[SummaryWriter]:
 
 
 class TensorBoardPages(Callback):
-    """Writes charts, the errors of each class, the gradient's norm, images and settings.
-
-    Args:
-        history: The history of the run.
-        has_samples: Whether the first batch is drawn.
-    """
+    """Writes charts, the errors of each class, the gradient's norm, settings, and the first batch if it is wanted."""
 
     def __init__(self, history: TrainingHistory, has_samples: bool = True) -> None:
         self.history, self.has_samples = history, has_samples
