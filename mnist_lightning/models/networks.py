@@ -88,8 +88,12 @@ class EdgeConv2d(nn.Conv2d):
     the same as light ink on dark paper, at each pixel.
     """
 
+    @property
+    def kernels(self) -> Tensor:
+        """The weights as they are applied, `(out_channels, in_channels, 5, 5)`."""
+        return self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+
     def forward(self, images: Tensor) -> Tensor:
         """Returns `(N, out_channels, H / 2, W / 2)`, at least 0, for `(N, in_channels, H, W)` float32."""
         padded = F.pad(images, (2, 2, 2, 2), mode="replicate")  # zero padding would create an edge
-        kernels = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return F.conv2d(padded, kernels, stride=self.stride).abs()
+        return F.conv2d(padded, self.kernels, stride=self.stride).abs()

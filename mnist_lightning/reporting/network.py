@@ -15,7 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mnist_lightning.data.module import scale
 from mnist_lightning.models import Classifier
-from mnist_lightning.models.networks import EdgeConv2d
 from mnist_lightning.reporting import sheets
 from mnist_lightning.reporting.sheets import Results, Tile
 
@@ -26,9 +25,7 @@ def draw(model: Classifier, results: Results) -> dict[str, Image.Image]:
     """Draws the weights of the first layer, if they form squares, and where the network looks in its worst mistakes."""
     drawn, channels = {"occlusion": _occlusion_sheet(model, results)}, model.inputs.channels
     for layer in [module for module in model.network.modules() if isinstance(module, nn.Conv2d | nn.Linear)][:1]:
-        weights = layer.weight.detach().float().cpu()
-        if isinstance(layer, EdgeConv2d):
-            weights = weights - weights.mean((1, 2, 3), keepdim=True)
+        weights = getattr(layer, "kernels", layer.weight).detach().float().cpu()
         size = math.isqrt(weights[0].numel() // channels)
         if weights[0].numel() == channels * size**2:
             maps = weights.view(-1, channels, size, size).mean(1)[:50].numpy()
@@ -42,7 +39,7 @@ def _occlusion_sheet(model: Classifier, results: Results) -> Image.Image:
     tiles = []
     for index in results.mistakes[:10]:
         pixels = results.images[index]
-        drops = occlusion(model, pixels, int(results.predictions[index]))
+        drops = occlusion(model, pixels, int(results.probabilities[index].argmax()))
         ink = (pixels.float() - _background(pixels)).abs().view(*pixels.shape[:2], -1).mean(2, keepdim=True).numpy()
         colors = _in_color(drops, max(0.1, abs(drops).max())) * (1 - 0.6 * ink / 255)
         tiles.append(Tile(colors.astype(np.uint8), f"{results.describe(index)}\n{100 * drops.max():.0f} points"))
@@ -67,7 +64,7 @@ def occlusion(model: Classifier, image: Tensor, prediction: int) -> npt.NDArray[
 
 
 def features(model: Classifier, images: Tensor) -> Tensor | None:
-    """Returns what the last fully connected layer receives, `(N, F)` float32, or None if there is no such layer."""
+    """Returns the inputs of the last fully connected layer, `(N, F)` float32; None for networks without one."""
     found: list[Tensor] = []
     for layer in [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]:
         with layer.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1).float().cpu())):

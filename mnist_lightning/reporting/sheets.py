@@ -43,8 +43,8 @@ class Results(NamedTuple):
 
     def describe(self, index: int) -> str:
         """Returns label and prediction of an image, such as `4 as 9`."""
-        label, prediction = (self.class_names[int(classes[index])] for classes in (self.labels, self.predictions))
-        return f"{label} as {prediction}"
+        label, prediction = int(self.labels[index]), int(self.probabilities[index].argmax())
+        return f"{self.class_names[label]} as {self.class_names[prediction]}"
 
 
 class Tile(NamedTuple):

@@ -131,6 +131,11 @@ def test_files_or_their_archive_are_downloaded(address: str, tmp_path: Path, arc
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == dict.fromkeys(names, CONTENT)
 
 
+def test_own_dataset_needs_no_checksums(address: str, tmp_path: Path) -> None:
+    download(Source((), 0.2, 0.3, "Mine", {}, (f"{address}404/", f"{address}good/")), [File("a")], tmp_path)
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
 def test_failed_download_leaves_no_file(address: str, tmp_path: Path) -> None:
     raw_dir = tmp_path / "data" / "FashionMNIST" / "raw"
     with pytest.raises(UserError) as error:

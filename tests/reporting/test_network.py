@@ -28,6 +28,15 @@ def test_occlusion_is_what_the_probability_loses() -> None:
     np.testing.assert_allclose(network.occlusion(TopLeft(class_names="ab"), image, 0), -expected, atol=1e-6)
 
 
+def test_patches_are_covered_with_the_background_of_either_polarity() -> None:
+    image = torch.full((28, 28), 255, dtype=torch.uint8)
+    image[:8, :8] = 0  # dark ink on paper
+    found = network.occlusion(TopLeft(class_names="ab"), image, 1)
+    expected = np.zeros((28, 28), np.float32)
+    expected[:8, :8] = -16 / 14**2  # covering ink with paper makes the picture brighter
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_color_pictures_of_any_size_are_covered_too() -> None:
     model, image = CNN(class_names="ab", image_size=33, channels=3), torch.randint(0, 256, (33, 33, 3)).byte()
     assert network.occlusion(model, image, 1).shape == (33, 33)
@@ -44,6 +53,16 @@ def test_features_are_what_the_last_layer_turns_into_logits() -> None:
     assert features.shape == (5, 8)
     torch.testing.assert_close(model.head(features).softmax(1), model.probabilities(images))
     assert not model.head._forward_pre_hooks
+
+
+def test_first_layer_is_drawn_as_it_is_applied() -> None:
+    model = CNN(widths=(1, 4), edges_only=True)
+    with torch.no_grad():
+        next(model.network.parameters()).fill_(0.3)[0, 0, 2, 2] = 0.8  # apart from the mean, one weight and 24 others
+    results = Results(torch.zeros(1, 28, 28).byte(), torch.tensor([0]), torch.eye(10)[:1], "0123456789")
+    sheet = np.asarray(network.draw(model, results)["first_layer"])[33:]
+    reds, blues = sheet[..., 0].astype(int), sheet[..., 2].astype(int)
+    assert 0 < (reds > blues).sum() < (reds < blues).sum() / 20  # all but one are below the mean
 
 
 @pytest.mark.parametrize(("model", "size", "units"), [(CNN(widths=(3, 4)), 5, 3), (MLP(hidden_sizes=(60,)), 28, 50)])

@@ -82,6 +82,13 @@ def test_color_and_large_images_are_drawn_as_they_are(texts: list[tuple[str, str
         assert (sheet == color).all(2).sum() == SIDE * SIDE
 
 
+def test_a_sheet_has_one_polarity(texts: list[tuple[str, str]]) -> None:
+    dark, light = np.full((28, 28), 10, np.uint8), np.full((28, 28), 250, np.uint8)
+    for images, shown in (([dark, dark, light], [245, 245, 5]), ([light, light, dark], [250, 250, 10])):
+        row = np.asarray(sheets.contact_sheet(images, ["7"] * 3, [1.0] * 3))[-20, :, 0]  # through the images
+        assert row[row != 255].tolist() == np.repeat(shown, SIDE).tolist()
+
+
 def test_batch_is_drawn_with_labels_as_far_as_there_are_any(texts: list[tuple[str, str]]) -> None:
     images = np.stack([np.full((28, 28), 1 + number, np.uint8) for number in range(120)])
     sheet = np.asarray(sheets.batch_sheet(images, [str(number) for number in range(90)]))
