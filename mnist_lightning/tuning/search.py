@@ -4,6 +4,7 @@ import itertools
 import math
 import platform
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,8 +31,7 @@ class Pruning(Callback):
     """Reports a trial's validation accuracy after each epoch, and prunes it if others did better by that epoch."""
 
     def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
-        self.is_pruned = False
+        self.trial, self.is_pruned = trial, False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trial.report(trainer.callback_metrics["val/accuracy"].item(), trainer.current_epoch + 1)
@@ -150,7 +150,8 @@ class Search:
             if not cli.history.best:
                 raise UserError("training ended before its first validation")
             return cli.history.rows[-1]["val/accuracy"]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            traceback.clear_frames(error.__traceback__)  # they may hold a cursor, and with it SQLite's lock
             trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
             raise
         except Exception as error:
