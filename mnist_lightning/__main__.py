@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mnist_lightning.errors import UserError, did_you_mean, handle_sigterm, one_line
+from mnist_lightning.errors import UserError, did_you_mean, handle_sigterm, one_line, repeat_signal
 
 COMMANDS = ("fit", "validate", "test", "predict", "tune", "export", "serve")
 """Each is a function in `mnist_lightning.commands` that takes its flags, and has a page that begins with a summary."""
@@ -26,6 +26,8 @@ To start: python -m mnist_lightning fit
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a command, by default that of `sys.argv`; exits with status 2 for bad input, 130 or 143 after a signal."""
+    if args is None:  # in a process of its own
+        sys.unraisablehook = repeat_signal
     command, *flags = (sys.argv[1:] if args is None else args) or ["--help"]
     if command in ("-h", "--help"):
         print(HELP, end="")
@@ -34,8 +36,8 @@ def main(args: Sequence[str] | None = None) -> None:
     else:
         try:
             if command not in COMMANDS:
-                similar = did_you_mean(command, COMMANDS)
-                raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}{similar}")
+                choices = ", ".join(COMMANDS) + did_you_mean(command, COMMANDS)
+                raise UserError(f"unknown command {command!r}; choose one of {choices}")
             if wanted := {"-h", "--help", "--help-all"} & {*flags}:
                 from mnist_lightning.commands import help as pages
 

@@ -6,6 +6,8 @@ import difflib
 import os
 import re
 import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -60,6 +62,14 @@ def handle_sigterm() -> None:
     """Makes SIGTERM raise a KeyboardInterrupt, except in a job of SLURM, which Lightning requeues."""
     if "SLURM_NTASKS" not in os.environ:
         signal.signal(signal.SIGTERM, interrupt)
+
+
+def repeat_signal(dropped: "sys.UnraisableHookArgs") -> None:
+    """Sends a signal again if Python dropped its KeyboardInterrupt, which came while an object was destroyed."""
+    if isinstance(error := dropped.exc_value, KeyboardInterrupt):
+        threading.Timer(0.01, os.kill, [os.getpid(), error.args[0] if error.args else signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 class Parser(argparse.ArgumentParser):

@@ -93,12 +93,20 @@ def test_signal_during_startup_leaves_no_process(number: signal.Signals) -> None
 
 
 SLOW = """
+import sys
 import time
 from mnist_lightning.__main__ import main
 from mnist_lightning.models import MLP
-def step(self, batch, batch_idx):
+def wait():
     print("begun", flush=True)
     time.sleep(60)
+class Dying:
+    def __del__(self):
+        wait()  # Python drops an exception in here
+def step(self, batch, batch_idx):
+    if "predict" in sys.argv:
+        Dying()
+    wait()
 MLP.test_step = MLP.predict_step = step
 main()
 """
