@@ -35,10 +35,8 @@ class Predictions(Callback):
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end  # type: ignore[assignment]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.probabilities, self.labels = (
-            _join(torch.cat([batch[name] for batch in self.batches]), trainer.world_size).cpu()
-            for name in ("probabilities", "labels")
-        )
+        parts = [torch.cat([batch[name] for batch in self.batches]) for name in ("probabilities", "labels")]
+        self.probabilities, self.labels = (_join(part, trainer.world_size).cpu() for part in parts)
 
     on_validation_end = on_test_end = on_predict_end
 

@@ -11,18 +11,21 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.arguments.cli import CLI
 from mnist_lightning.console import command_line, echo
+from mnist_lightning.errors import UserError
 from mnist_lightning.serving.export import export_onnx, export_page
 
 
 def _add_flags(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--output", type=str, default="model.onnx")
+    parser.add_argument("--output", type=str | None, default=None)
     parser.add_argument("--web", type=str | None, default=None)
 
 
 def export(flags: Sequence[str]) -> None:
     """Writes a checkpoint as one ONNX file, after verifying that it predicts the same; or with `--web`, as a page."""
     cli = CLI("export", flags, add_flags=_add_flags)
-    data, path = cli.datamodule, Path(cli.config.output)
+    data, path = cli.datamodule, Path(cli.config.output or "model.onnx")
+    if cli.config.web and cli.config.output:
+        raise UserError("--output names an ONNX file, and --web the folder of a page; omit one of them")
     data.setup("test")
     expected = torch.from_numpy(cli.model.predict(data.test_images).probabilities)
     accuracy = (expected.argmax(1) == data.test_labels).float().mean().item()

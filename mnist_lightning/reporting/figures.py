@@ -75,10 +75,8 @@ def reliability_figure(confidences: Tensor, is_correct: Tensor) -> Figure:
     figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="lightgray", zorder=0)
-    low, high = accuracy_interval(correct[bins > 0], counts)
-    upper.errorbar(
-        means, accuracies, abs(np.stack([low, high]) - accuracies), color="tab:blue", capsize=2, linestyle="none"
-    )
+    bars = abs(np.stack(accuracy_interval(correct[bins > 0], counts)) - accuracies)
+    upper.errorbar(means, accuracies, bars, color="tab:blue", capsize=2, linestyle="none")
     upper.scatter(means, accuracies, facecolors=np.where(counts < 20, "white", "C0"), edgecolors="C0", zorder=3)
     title = f"expected calibration error {binary_calibration_error(confidences.double(), is_correct, NUM_BINS):.2%}"
     upper.set(ylabel="accuracy", title=title, xlim=(0, 1.02), ylim=(-0.02, 1.03))

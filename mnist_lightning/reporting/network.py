@@ -43,10 +43,8 @@ def _occlusion_sheet(model: Classifier, results: Results) -> Image.Image:
         ink = (pixels.float() - _background(pixels)).abs().view(*pixels.shape[:2], -1).mean(2, keepdim=True).numpy()
         colors = _in_color(drops, max(0.1, abs(drops).max())) * (1 - 0.6 * ink / 255)
         tiles.append(Tile(colors.astype(np.uint8), f"{results.describe(index)}\n{100 * drops.max():.0f} points"))
-    title = (
-        "The most confident mistakes. Red places support the prediction: covering them lowers its probability, at most"
-    )
-    return sheets.draw(f"{title} by these percentage points", [("", tiles)])
+    title = "The most confident mistakes. Red places support the prediction: covering them lowers its probability"
+    return sheets.draw(f"{title}, at most by these percentage points", [("", tiles)])
 
 
 def _background(image: Tensor) -> Tensor:

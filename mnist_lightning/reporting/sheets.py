@@ -4,12 +4,12 @@ Images are `(H, W)` or, in color, `(H, W, 3)`, uint8, of any size.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mnist_lightning.reporting.figures import FONT, Pixels
@@ -55,10 +55,9 @@ class Tile(NamedTuple):
     color: str = "black"
 
 
-def draw(title: str, groups: Iterable[tuple[str, Sequence[Tile]]]) -> Image.Image:
+def draw(title: str, groups: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
     """Draws groups of images, each below a heading, unless that is empty."""
     font, bold = (ImageFont.truetype(FONT.replace(".ttf", f"{style}.ttf"), 13) for style in ("", "-Bold"))
-    groups = list(groups)
     tiles = [tile for _, group in groups for tile in group]
     lines = [tile.text.split("\n") for tile in tiles if tile.text]
     # Light ink on black becomes black ink on white.
@@ -84,9 +83,7 @@ def _heading(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 def _row(tiles: Sequence[Tile], width: int, height: int, font: ImageFont.FreeTypeFont, invert: bool) -> Image.Image:
     strip = Image.new("RGB", (width * len(tiles), height), "white")
     for index, (pixels, text, color) in enumerate(tiles):
-        image = Image.fromarray(pixels)
-        if pixels.ndim == 2 and invert:
-            image = ImageOps.invert(image)
+        image = Image.fromarray(255 - pixels if pixels.ndim == 2 and invert else pixels)
         left, top = width * index + (width - SIDE) // 2, height - SIDE - 12
         strip.paste(image.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
         ImageDraw.Draw(strip).text((left + SIDE / 2, top - 4), text, color, font, "md", align="center")

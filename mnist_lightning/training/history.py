@@ -83,16 +83,11 @@ class TrainingHistory(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds += time.perf_counter()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._draw_curves()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Draws the curves of an interrupted run."""
-        self._draw_curves()
-
-    def _draw_curves(self) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None) -> None:
         if self.run_dir and self.rows:
             reports.write_figure(self.run_dir / "figures" / "curves.png", figures.curves_figure(self.rows, self.best))
+
+    on_exception = on_fit_end  # an interrupted run has curves, too
 
 
 class RunCheckpoints(Checkpoint):

@@ -80,8 +80,8 @@ class TensorBoardPages(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for writer in _writers(trainer):
-            for norm in [torch.stack(self._norms).mean().item()] if self._norms else []:
-                writer.add_scalar("train/gradient_norm", norm, trainer.global_step - 1)
+            if self._norms:
+                writer.add_scalar("train/gradient_norm", torch.stack(self._norms).mean(), trainer.global_step - 1)
             writer.flush()
         self._norms.clear()
 

@@ -12,6 +12,7 @@ from tests.conftest import line_of
     [
         (["--output", "."], "error: . can't be written (Is a directory); choose another location"),
         (["--ckpt_path", "no.ckpt"], "checkpoint no.ckpt is not a file; use a path, best, last or pretrained"),
+        (["--output", "a.onnx", "--web", "site"], "and --web the folder of a page; omit one of them"),
         (["--outputs", "a.onnx"], "see python -m mnist_lightning export --help"),
     ],
 )
