@@ -15,11 +15,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
-from torchvision import transforms
 
 from benchmarks import measure
 from mnist_lightning.arguments.cli import CLI
@@ -157,6 +157,8 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
+        from torchvision import transforms  # in the extra `benchmarks`
+
         self.images, self.labels = images, labels
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
 
@@ -165,7 +167,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Returns an image `(1, 28, 28)` float32 and its label."""
-        image = transforms.functional.to_pil_image(self.images[index])
+        image = Image.fromarray(self.images[index].numpy())
         return self.transform(image), int(self.labels[index])
 
 

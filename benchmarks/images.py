@@ -16,11 +16,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from benchmarks import measure
 from benchmarks.accuracy import predict
@@ -45,9 +45,9 @@ def write_digit(digit: UInt8, generator: np.random.Generator, conditions: Collec
         large = large.rotate(generator.uniform(-10, 10), Image.Resampling.BICUBIC)
     ink = np.asarray(large) / 255
     if "thin pen" in conditions:
-        ink = ndimage.grey_erosion(ink, size=(factor, factor))
+        ink = cv2.erode(ink, np.ones((factor, factor)))
     if "thick pen" in conditions:
-        ink = ndimage.grey_dilation(ink, size=(factor, factor))
+        ink = cv2.dilate(ink, np.ones((factor, factor)), anchor=((factor - 1) // 2,) * 2)
     if "shifted" in conditions:
         height, width = (int(len(ink) * generator.uniform(1, 1.6)) for _ in range(2))
         page = np.zeros((height, width))

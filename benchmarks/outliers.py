@@ -22,7 +22,6 @@ import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from benchmarks import measure
@@ -139,6 +138,8 @@ def enlarge(images: npt.NDArray[np.uint8]) -> Tensor:
 
 def uci_digits() -> tuple[Tensor, Tensor]:
     """Returns UCI's digits `(1797, 28, 28)` uint8 by 13 people, and their labels."""
+    from sklearn.datasets import load_digits  # in the extra `benchmarks`
+
     images, labels = load_digits(return_X_y=True)
     return enlarge((images.reshape(-1, 8, 8) * 15.9).astype(np.uint8)), torch.from_numpy(labels)
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from mnist_lightning.data.augmentation import Augmentation
 from mnist_lightning.data.module import Batches, MNISTDataModule, normalize
@@ -32,10 +31,12 @@ def fake_trainer(rank: int = 0, num_processes: int = 1, epoch: int = 0, step: in
     return SimpleNamespace(global_rank=rank, world_size=num_processes, fit_loop=loop, training=training)
 
 
-def test_normalize_equals_torchvision() -> None:
-    images = torch.randint(0, 256, (5, 28, 28), dtype=torch.uint8)
-    reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.1307], [0.3081])])
-    torch.testing.assert_close(normalize(images, 0.1307, 0.3081), reference(images.unsqueeze(1)))
+def test_images_are_scaled_and_normalized() -> None:
+    gray = torch.tensor([[[0, 51], [102, 255]]], dtype=torch.uint8)
+    expected = torch.tensor([[[[-0.5, 0.5], [1.5, 4.5]]]])
+    torch.testing.assert_close(normalize(gray, mean=0.1, std=0.2), expected)
+    color = torch.stack([gray, gray, gray], -1)
+    torch.testing.assert_close(normalize(color, mean=0.1, std=0.2), expected.expand(1, 3, 2, 2))
 
 
 def test_mnist_split_matches_published_results(mnist: MNISTDataModule) -> None:
